@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from poise.ensemble import Ensemble
     from poise.errors import PoiseError
     from poise.model import RewardModel
+    from poise.policy.best_of_n import best_of_n
+    from poise.policy.reward_function import as_reward_function
     from poise.run import evaluate, train
+    from poise.utility import Utility, parse_utility
     from poise.version import __version__
 
 _HOME = {
@@ -34,8 +37,12 @@ _HOME = {
     "Ensemble": "poise.ensemble",
     "PoiseError": "poise.errors",
     "RewardModel": "poise.model",
+    "best_of_n": "poise.policy.best_of_n",
+    "as_reward_function": "poise.policy.reward_function",
     "evaluate": "poise.run",
     "train": "poise.run",
+    "Utility": "poise.utility",
+    "parse_utility": "poise.utility",
     "__version__": "poise.version",
 }
 
@@ -52,11 +59,15 @@ __all__ = [
     "Rating",
     "RewardDistribution",
     "RewardModel",
+    "Utility",
     "Votes",
     "__version__",
+    "as_reward_function",
+    "best_of_n",
     "evaluate",
     "load_preferences",
     "load_ratings",
+    "parse_utility",
     "train",
 ]
 

@@ -22,10 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from poise import output
+from poise.calibration import Calibration
 from poise.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 KEY = "reward_distribution"
+CONFIG = "config.json"
 HEAD = "head.safetensors"
 GOLDEN = "golden.jsonl"
 SCORE = "score.weight"
@@ -84,7 +87,7 @@ class Metadata(_Strict):
     scales: dict[str, tuple[float, float]] = {}
     template_sha256: str
     backbone: BackboneReference
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
 
 
 def write(
@@ -103,14 +106,27 @@ def write(
         raise CheckpointError(f"{folder} exists and is not a poise checkpoint; choose another folder")
     with replacing(folder) as temporary:
         save_backbone(temporary)
-        path = temporary / "config.json"
+        path = temporary / CONFIG
         config = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
         config |= _legacy_keys(config) | {KEY: metadata.model_dump(mode="json")}
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+        path.write_text(_json(config), encoding="utf8")
         if head:
             save_file({name: tensor.contiguous() for name, tensor in head.items()}, temporary / HEAD)
         lines = [g.model_dump_json() for g in golden]
         (temporary / GOLDEN).write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+def recalibrate(folder: Path, calibration: Calibration | None) -> None:
+    """Put a calibration into a checkpoint, or take it out: config.json is replaced whole, and no other file."""
+    metadata = read_metadata(folder).model_copy(update={"calibration": calibration})
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf8")) | {KEY: metadata.model_dump(mode="json")}
+    with output.replacing(path) as temporary:
+        temporary.write_text(_json(config), encoding="utf8")
+
+
+def _json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
 def _legacy_keys(config: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +143,7 @@ def _legacy_keys(config: dict[str, Any]) -> dict[str, Any]:
 def is_checkpoint(folder: Path) -> bool:
     """Whether the folder says that it is a checkpoint of ours, whole or not."""
     try:
-        return KEY in json.loads((folder / "config.json").read_text("utf8"))
+        return KEY in json.loads((folder / CONFIG).read_text("utf8"))
     except (OSError, ValueError, TypeError):
         return False
 
@@ -164,7 +180,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def read_metadata(folder: Path) -> Metadata:
     """Our part of config.json. Raises ``CheckpointError`` where there is none or it is not understood."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder}: not a poise checkpoint (no config.json); give the folder of a trained run")
     try:

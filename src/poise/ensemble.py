@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from poise.distributions import Mixture
+from poise.distributions import Mixture, RewardDistribution
 from poise.errors import ConfigError
 from poise.features import Features
 from poise.model import Prompt, Response, RewardModel
@@ -22,6 +22,8 @@ class Ensemble:
     members whose rewards have units of their own. For members with a link other than the step, this changes how sure each
     is by itself. Raises ``ConfigError`` for fewer than two models, for different links, and for reference texts of which a
     member thinks alike.
+
+    Members count uncalibrated: how sure each should be alone says little about how sure they should be together.
     """
 
     def __init__(
@@ -33,7 +35,8 @@ class Ensemble:
     ) -> None:
         if len(models) < 2:
             raise ConfigError(f"an ensemble needs at least 2 models, got {len(models)}")
-        self.models = tuple(m if isinstance(m, RewardModel) else RewardModel.load(m, device=device) for m in models)
+        loaded = (m if isinstance(m, RewardModel) else RewardModel.load(m, device=device) for m in models)
+        self.models = tuple(model.raw() for model in loaded)
         _require_one_link(self.models)
         self.scales, self.shifts = torch.ones(len(models)), torch.zeros(len(models))
         if reference:
@@ -46,7 +49,10 @@ class Ensemble:
 
         ``split()`` tells the variance within the members from that between them.
         """
-        rewards = [model.predict(prompts, responses) for model in self.models]
+        return self.joined([model.predict(prompts, responses) for model in self.models])
+
+    def joined(self, rewards: Sequence[RewardDistribution]) -> Mixture:
+        """The members' rewards [B] of the same texts, in the order of ``models``, as one reward on the common scale."""
         affine = zip(rewards, self.scales.tolist(), self.shifts.tolist(), strict=True)
         return Mixture.from_members([r.affine(scale, shift) for r, scale, shift in affine], coupling="paired")
 

@@ -3,6 +3,7 @@
 PoiseError
 ├── ConfigError            a recipe, option or argument that cannot be meant
 ├── DataError              a file or a row that cannot be read as what it claims to be
+│   └── ServerError        a reward server that cannot be reached, or answers what cannot be used
 ├── BackboneError          a model or tokenizer that is missing or cannot be used
 ├── CheckpointError        a folder that is not a poise checkpoint, or not this one
 └── UnsupportedOperation   an operation that a reward family does not define
@@ -26,6 +27,10 @@ class ConfigError(PoiseError):
 
 class DataError(PoiseError):
     """A data file or row that cannot be used; the message names file, row and remedy."""
+
+
+class ServerError(DataError):
+    """A reward server that cannot be reached, cannot answer now, or answers what cannot be used."""
 
 
 class BackboneError(PoiseError):

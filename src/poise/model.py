@@ -5,29 +5,28 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from poise import checkpoint
-from poise.backbone import Backbone, BackboneConfig, quiet
-from poise.checkpoint import SCORE, BackboneReference, GoldenScore, Metadata
+from poise import checkpoint, model_folder
+from poise.backbone import Backbone
+from poise.calibration import Calibration
+from poise.checkpoint import GoldenScore
 from poise.data import rows
 from poise.data.chat import Encoded
 from poise.data.ratings import Scales
 from poise.data.records import Message, Text
 from poise.distributions import RewardDistribution
 from poise.errors import CheckpointError, ConfigError, DataError, unknown_choice
-from poise.export import sequence_classifier
 from poise.extraction import Progress, extract
 from poise.feature_cache import FeatureCache
 from poise.features import Features
-from poise.golden import GOLDEN_TEXTS, first_parameters, golden_text, is_close
-from poise.methods import Method, method_class
-from poise.version import __version__
+from poise.golden import check_golden_scores, golden_scores
+from poise.methods import Method
+from poise.model_folder import ModelParts
 
 Prompt = str | Sequence[Mapping[str, str] | Message]
 Response = str | Sequence[Mapping[str, str] | Message]
@@ -39,6 +38,7 @@ class RewardModel:
     ``conversational`` says how plain strings are meant: as a user and an assistant message (as in training on
     conversations), or as bare text that is simply joined. ``scales`` are the (lowest, highest) ratings of the method's
     attributes in the training data. ``own_backbone``: its weights exist nowhere else, so ``save`` includes them.
+    ``calibration`` is applied to every prediction.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class RewardModel:
         conversational: bool = True,
         scales: Scales | None = None,
         own_backbone: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
         self.backbone = backbone
         self.method = method.eval()
         self.conversational = conversational
         self.scales = dict(scales or {})
+        self.calibration = calibration
         self._sole_copy = own_backbone or backbone.config.name == IN_MEMORY
 
     @torch.inference_mode()
@@ -100,9 +102,13 @@ class RewardModel:
 
     @torch.inference_mode()
     def predict_features(self, features: Features, *, weights: Mapping[str, float] | None = None) -> RewardDistribution:
-        """The reward distributions [B] of features; ``weights`` as in ``predict``."""
+        """The reward distributions [B] of features; ``weights`` as in ``predict``.
+
+        A reward steered by ``weights`` is not calibrated: nobody was asked what is better by them.
+        """
         if weights is None:
-            return self._in_blocks(features, lambda output: {"reward": output.reward})["reward"]
+            reward = self._in_blocks(features, lambda output: {"reward": output.reward})["reward"]
+            return self.calibration.apply(reward) if self.calibration else reward
         given = attribute_weights(weights, self.method.attributes)
         return self._in_blocks(features, lambda output: {"reward": self.method.steered(output, given)})["reward"]
 
@@ -112,9 +118,10 @@ class RewardModel:
         beliefs = self._in_blocks(features, self.method.of_attributes)
         if not beliefs:
             raise ConfigError(f"this {self.method.name} model predicts no ratings; train a method that learns them")
-        return {
+        ratings = {
             name: beliefs[name].affine(high - low, low) for name, (low, high) in self.scales.items() if name in beliefs
         }
+        return self.calibration.apply_ratings(ratings) if self.calibration else ratings
 
     def _in_blocks(
         self, features: Features, read: Callable[[Any], Mapping[str, RewardDistribution]]
@@ -162,7 +169,7 @@ class RewardModel:
             raise DataError(f"response {number}: {error}") from None
 
     def save(self, folder: str | Path, *, include_backbone: bool | None = None) -> None:
-        """Write a checkpoint folder, whole or not at all.
+        """Write a checkpoint folder, whole or not at all, the calibration included.
 
         A frozen backbone that can be loaded by name is referred to (name, revision, hash of its weights) unless
         ``include_backbone`` is set; one that came from a checkpoint is included again. A decoder with a linear head
@@ -174,85 +181,47 @@ class RewardModel:
             raise CheckpointError(
                 f"{folder}: the backbone {backbone.config.name!r} exists nowhere else; save with include_backbone=True"
             )
-        classifier = sequence_classifier(backbone, self.method) if include else None
         blank = torch.zeros(1, backbone.hidden_size)
-        family = self.predict_features(Features(blank, blank))
-        metadata = Metadata(
-            poise_version=__version__,
-            method=self.method.name,
-            options=dict(vars(self.method.config)),
-            hidden_size=backbone.hidden_size,
-            family=family.family,
-            param_names=list(family.parameters()),
-            conversational=self.conversational,
-            scales=self.scales,
-            template_sha256=backbone.encoder.template_sha256,
-            backbone=BackboneReference(
-                name=_lasting_name(backbone.config.name),
-                revision=backbone.config.revision,
-                dtype=str(backbone.dtype).removeprefix("torch."),
-                pooling=backbone.pooling,
-                max_length=backbone.max_length,
-                truncate=backbone.config.truncate,
-                fingerprint=backbone.fingerprint(),
-                included=include,
-                trust_remote_code=backbone.config.trust_remote_code,
-                readout="rating" if backbone.config.readout == "rating" else "response",
-                rating_instruction=backbone.encoder.instruction,
-            ),
-        )
-
-        def save_backbone(target: Path) -> None:
-            with quiet():
-                backbone.tokenizer.save_pretrained(target)
-                if classifier is not None:
-                    classifier.save_pretrained(target)
-                elif include:
-                    backbone.model.save_pretrained(target)  # type: ignore[operator]
-
-        state = {} if classifier is not None else self.method.state_dict()
-        checkpoint.write(Path(folder), metadata, state, self.golden_scores(), save_backbone)
+        family = self.raw().predict_features(Features(blank, blank))
+        parts = ModelParts(backbone, self.method, self.conversational, self.scales, self.calibration, include)
+        model_folder.write(Path(folder), parts, family, self.golden_scores())
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto", verify: bool = True) -> RewardModel:
-        """Load a checkpoint, or a run folder that holds one.
+    def load(cls, folder: str | Path, *, device: str = "auto", verify: bool = True, raw: bool = False) -> RewardModel:
+        """Load a checkpoint, or a run folder that holds one; ``raw`` leaves its calibration out.
 
         Refuses (``CheckpointError``) a missing head, a backbone whose weights are not those of training, and, with
         ``verify``, a model that does not reproduce its golden scores.
         """
-        path = Path(folder)
-        path = path / "checkpoint" if (path / "checkpoint").is_dir() else path
-        metadata = checkpoint.read_metadata(path)
-        known = metadata.backbone
-        method = _method(path, metadata)
+        path = model_folder.checkpoint_in(folder)
         golden = checkpoint.read_golden(path) if verify else []
-        backbone = Backbone.load(
-            BackboneConfig(
-                name=str(path) if known.included else known.name,
-                revision=None if known.included else known.revision,
-                dtype=known.dtype,  # type: ignore[arg-type]
-                pooling=known.pooling,  # type: ignore[arg-type]
-                max_length=known.max_length,
-                truncate=known.truncate,  # type: ignore[arg-type]
-                device=device,
-                trust_remote_code=known.trust_remote_code,
-                readout=known.readout,  # type: ignore[arg-type]
-                rating_instruction=known.rating_instruction,
-            )
+        parts = model_folder.read(path, device)
+        calibration = None if raw else parts.calibration
+        model = cls(
+            parts.backbone,
+            parts.method,
+            conversational=parts.conversational,
+            scales=parts.scales,
+            own_backbone=parts.included,
+            calibration=calibration,
         )
-        if backbone.fingerprint() != known.fingerprint:
-            raise CheckpointError(
-                f"{path}: the backbone {known.name!r} is not the one of training (its weights differ); restore it"
-            )
-        if backbone.encoder.template_sha256 != metadata.template_sha256:
-            raise CheckpointError(
-                f"{path}: the tokenizer's chat template is not the one of training; restore its files"
-            )
-        backbone.config = replace(backbone.config, name=known.name)
-        model = cls(backbone, method, conversational=metadata.conversational, scales=metadata.scales)
-        model._sole_copy = known.included
         model.check_golden_scores(golden, str(path))
         return model
+
+    def calibrated(self, calibration: Calibration | None) -> RewardModel:
+        """This model with another calibration; backbone and method are the same objects."""
+        return RewardModel(
+            self.backbone,
+            self.method,
+            conversational=self.conversational,
+            scales=self.scales,
+            own_backbone=self._sole_copy,
+            calibration=calibration,
+        )
+
+    def raw(self) -> RewardModel:
+        """This model without its calibration."""
+        return self.calibrated(None)
 
     def facts(self) -> dict[str, Any]:
         """On what its numbers depend, ready for JSON."""
@@ -273,48 +242,16 @@ class RewardModel:
             "max_length": backbone.max_length,
             "template_sha256": backbone.encoder.template_sha256,
             "scales": {attribute: list(scale) for attribute, scale in self.scales.items()},
+            **({"calibration_sha256": self.calibration.sha256} if self.calibration else {}),
         }
 
     def golden_scores(self) -> list[GoldenScore]:
-        """What this model says about fixed texts (short, multi-turn, non-ASCII, long)."""
-        exact = self.backbone.dtype == torch.float32
-        found = []
-        for name, messages in GOLDEN_TEXTS:
-            encoded = self.backbone.encode([golden_text(messages)])
-            if encoded[0].problem:
-                continue
-            reward = self.predict_encoded(encoded)
-            score = reward.mean[0].item()
-            found.append(
-                GoldenScore(
-                    id=name,
-                    messages=[m._asdict() for m in messages],
-                    input_ids=list(encoded[0].ids),
-                    score=score,
-                    params=first_parameters(reward),
-                    dtype=str(self.backbone.dtype).removeprefix("torch."),
-                    tolerance=1e-3 if exact else 0.05,
-                )
-            )
-        return found
+        """What this model, uncalibrated, says about fixed texts (short, multi-turn, non-ASCII, long)."""
+        return golden_scores(self.backbone, self.raw().predict_encoded)
 
     def check_golden_scores(self, golden: Sequence[GoldenScore], where: str) -> None:
         """Compare with what the checkpoint recorded; raises ``CheckpointError`` beyond the tolerance."""
-        for known in golden:
-            messages = tuple(Message(**m) for m in known.messages)
-            encoded = self.backbone.encode([golden_text(messages)])
-            if list(encoded[0].ids) != known.input_ids:
-                raise CheckpointError(
-                    f"{where}: the golden text {known.id!r} is tokenised differently than in training; restore the tokenizer's files"
-                )
-            reward = self.predict_encoded(encoded)
-            found = {"score": reward.mean[0].item()} | first_parameters(reward)
-            for name, value in ({"score": known.score} | known.params).items():
-                if not is_close(found.get(name), value, known.tolerance):
-                    raise CheckpointError(
-                        f"{where}: the golden text {known.id!r} has {name} {found.get(name)}, {value} when it was saved "
-                        f"(tolerance {known.tolerance:g}); weights or libraries differ"
-                    )
+        check_golden_scores(self.backbone, self.raw().predict_encoded, golden, where)
 
 
 IN_MEMORY = "in-memory"
@@ -352,24 +289,3 @@ def _is_text(value: Any) -> bool:
     if isinstance(value, (str, Mapping, Message)):
         return True
     return isinstance(value, Sequence) and bool(value) and isinstance(value[0], (Mapping, Message))
-
-
-def _method(path: Path, metadata: Metadata) -> Method[Any, Any]:
-    try:
-        kind = method_class(metadata.method)
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata.options.items()}
-        method = kind(kind.Config(**options), metadata.hidden_size)
-        head = checkpoint.read_head(path)
-        state = method.state_dict() | head if set(head) == {SCORE} else head
-        method.load_state_dict(state)
-    except (TypeError, RuntimeError, ConfigError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: the head does not fit method {metadata.method!r} ({first}); the checkpoint is damaged"
-        ) from None
-    return method
-
-
-def _lasting_name(name: str) -> str:
-    """A folder by its full path: the checkpoint will be read from elsewhere."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name

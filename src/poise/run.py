@@ -22,6 +22,7 @@ from poise.evaluation.result import EvaluationResult
 from poise.feature_cache import FeatureCache
 from poise.methods import Method, method_class
 from poise.model import RewardModel
+from poise.monitoring import observe_pairs, reference_of, write_reference
 from poise.pairing import PairFeatures, PairTexts, pair_features
 from poise.report import Example, RunRecord, render
 from poise.report.examples import example
@@ -216,6 +217,7 @@ def _finish(run: _Begun, model: RewardModel, made: _Made) -> _Finished:
     )
     predictions = predict_pairs(model, held, recipe.data.labels)
     source = ", ".join(recipe.data.evaluate or recipe.data.train)
+    write_reference(folder / CHECKPOINT, reference_of(model, observe_pairs(model, held), source))
     # bad rows of the training files belong to no split; those of evaluation files would have been evaluated
     missing = sum(bad.source in recipe.data.evaluate for bad in dropped)
     result = evaluate_predictions(model, held, predictions, source=source, dropped=missing, seed=recipe.seed)

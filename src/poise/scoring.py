@@ -1,7 +1,7 @@
 """Whole files of responses → a Parquet file of rewards, block by block: memory and work at risk are those of one block.
 
-Blocks are dealt to the processes of a launcher in turn. Each is a file of its own until all are there; a killed job goes on
-with those it lacks.
+The responses to one prompt (``groups_of``) are in one block and share a number in the column ``group``. Blocks are dealt to
+the processes of a launcher in turn. Each is a file of its own until all are there; a killed job goes on with those it lacks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import torch
 
 from poise import processes
 from poise.data.chat import SHORTEN, Encoded
@@ -26,10 +27,13 @@ from poise.data.rows import aligned
 from poise.errors import DataError
 from poise.evaluation.belief_table import REWARD, belief_columns, belief_facts
 from poise.feature_cache import FeatureCache
+from poise.features import Features
 from poise.model import RewardModel
 from poise.output import check_file, replacing
+from poise.utility import Utility
 
 BLOCK = 4096
+GROUP = "group"
 Progress = Callable[[int, int], None]
 """Called with (responses done, responses in all), by every process for its own share."""
 
@@ -70,19 +74,22 @@ def score_file(
     source: str,
     out: Path,
     *,
+    utilities: Sequence[Utility] = (),
     on_bad: str = "error",
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Survey:
     """Score every response of ``source`` into ``out``, whole or not at all, in the order of the file.
 
-    Under a launcher every process calls this, inside ``processes.connection``.
+    Each of ``utilities`` is a column named like its ``spec``. Under a launcher every process calls this, inside
+    ``processes.connection``.
     """
     check_file(out)
+    check_utilities(model, utilities)
     known = processes.once(lambda: survey(model, source, on_bad))
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir(exist_ok=True)
-    facts, done, written = repr(sorted(model.facts().items())), 0, []
+    facts, done, written = repr((sorted(model.facts().items()), [utility.spec for utility in utilities])), 0, []
     for number, block in enumerate(_blocks(source, [])):
         path = parts / f"{number:06d}-{_digest(facts, block)}.parquet"
         written.append(path)
@@ -91,13 +98,23 @@ def score_file(
         texts, _ = _encoded(model, block, source)
         if texts and not path.exists():
             with replacing(path) as temporary:
-                pyarrow.parquet.write_table(_table(texts, model, cache), temporary)
+                pyarrow.parquet.write_table(_table(texts, _groups(block), model, utilities, cache), temporary)
         done += len(texts)
         if progress is not None:
             progress(done, known.responses // processes.count())
     processes.wait()
     processes.once(lambda: _join(written, out))
     return known
+
+
+def check_utilities(model: RewardModel, utilities: Sequence[Utility]) -> None:
+    """Refuse, before hours of scoring, what the rewards of this model cannot say; raises as the utility does."""
+    if not utilities:
+        return
+    blank = torch.zeros(2, model.backbone.hidden_size)
+    reward = model.predict_features(Features(blank, blank))
+    for utility in utilities:
+        utility(reward, torch.zeros(2, dtype=torch.long))
 
 
 class BatchScorer:
@@ -125,9 +142,31 @@ def _settle(nothing: str, found: int, bad: Sequence[BadRow], on_bad: str) -> Non
         raise DataError(nothing + first)
 
 
+def groups_of(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
+    """What competes: the responses of one row, or of successive rows that have one response each to the same prompt."""
+
+    def rival(row: list[Candidate]) -> object:
+        return row[0].row if len(row) > 1 else (row[0].prompt,)
+
+    rows = (list(row) for _, row in itertools.groupby(candidates, lambda one: one.row))
+    for _, same in itertools.groupby(rows, rival):
+        yield [one for row in same for one in row]
+
+
+def _groups(block: Sequence[Candidate]) -> dict[tuple[int, str], int]:
+    """The number of the group of each (row, part): that of its first row."""
+    return {(one.row, one.part): group[0].row for group in groups_of(block) for one in group}
+
+
 def _blocks(source: str, bad: list[BadRow]) -> Iterator[list[Candidate]]:
-    candidates = iter_candidates(source, bad)
-    while block := list(itertools.islice(candidates, BLOCK)):
+    """At least ``BLOCK`` candidates at a time, in whole groups."""
+    block: list[Candidate] = []
+    for group in groups_of(iter_candidates(source, bad)):
+        block += group
+        if len(block) >= BLOCK:
+            yield block
+            block = []
+    if block:
         yield block
 
 
@@ -147,11 +186,20 @@ def _encoded(
     return [(c, e) for c, e in pairs if not e.problem], unfit
 
 
-def _table(texts: Sequence[tuple[Candidate, Encoded]], model: RewardModel, cache: FeatureCache | None) -> pyarrow.Table:
+def _table(
+    texts: Sequence[tuple[Candidate, Encoded]],
+    groups: Mapping[tuple[int, str], int],
+    model: RewardModel,
+    utilities: Sequence[Utility],
+    cache: FeatureCache | None,
+) -> pyarrow.Table:
     reward = model.predict_encoded([encoded for _, encoded in texts], cache=cache)
+    group = torch.tensor([groups[c.row, c.part] for c, _ in texts])
     columns = {
         "row": pyarrow.array([c.row for c, _ in texts]),
         "part": pyarrow.array([c.part for c, _ in texts]),
+        GROUP: pyarrow.array(group.numpy()),
+        **{utility.spec: pyarrow.array(utility(reward, group).cpu().numpy()) for utility in utilities},
         **belief_columns({REWARD: reward}),
         "tokens": pyarrow.array([len(e.ids) for _, e in texts]),
         "cut_tokens": pyarrow.array([e.cut for _, e in texts]),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from rich.console import Console
 
 from poise.data.records import Message
 from poise.distributions import Categorical, Gaussian, Mixture, Point, Quantiles, Samples
@@ -19,10 +22,11 @@ from poise.evaluation.benchmark import Item
 from poise.evaluation.bootstrap import PromptBootstrap
 from poise.evaluation.compare import compare, holm
 from poise.evaluation.items import item_json, item_of, text_json
-from poise.evaluation.pairwise import evaluate_pairs
+from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
 from poise.evaluation.predictions import Scored, SetFacts, read
 from poise.evaluation.sets import EvaluationSet, Reading, load_set
 from poise.evaluation.suite import measure
+from poise.training.monitor import Terminal
 
 COUNT = 30
 FAMILIES = {
@@ -100,23 +104,21 @@ def test_what_is_read_is_what_was_said(tmp_path, family):
         for name, value in belief.parameters().items():
             torch.testing.assert_close(again.parameters()[name], value, rtol=0, atol=1e-6)
     assert list(one.scored.tokens) == list(expected.tokens)
-    assert read(tmp_path / "predictions.parquet").scorer == Drawn().facts
+    assert read(tmp_path / "predictions.parquet").scorer == Drawn().facts | {"utility": "mean"}
 
 
 def test_the_pairwise_measures_are_those_of_the_predictions(tmp_path):
     given = pairs_set()
     (found,) = measure(harness.score_sets(Drawn(), [given], tmp_path), resamples=50).sets
     belief = Drawn().score([(i.prompt, r) for i in given.items for r in i.responses]).beliefs[REWARD].to(torch.float64)
-    expected = evaluate_pairs(
+    judged = JudgedPairs(
         belief[0::2].prob_greater(belief[1::2]).numpy(),
         np.array([item.meta["p_better"] for item in given.items]),
         belief[0::2].prob_tie(belief[1::2]).numpy(),
         [str(item.prompt) for item in given.items],
-        [len(item.responses[0]) for item in given.items],
-        [len(item.responses[1]) for item in given.items],
-        source="x",
-        resamples=50,
+        ([len(item.responses[0]) for item in given.items], [len(item.responses[1]) for item in given.items]),
     )
+    expected = evaluate_pairs(judged, source="x", resamples=50)
     assert found.pairs.metrics.keys() == expected.metrics.keys()
     for name, interval in expected.metrics.items():
         assert found.pairs.metrics[name].value == pytest.approx(interval.value, abs=1e-6)
@@ -153,11 +155,10 @@ def test_choosing_by_reward_and_what_rewards_follow(tmp_path):
     sets = [EvaluationSet(SetFacts("ratings:x"), rated), pairs_set()]
     ratings, paired = measure(harness.score_sets(Long(), sets, tmp_path), resamples=20).sets
     gains = ratings.ratings[0].best_of_n
-    assert gains["gold_at_2"].value == pytest.approx(
-        1 / 2**0.5, abs=1e-6
-    )  # of 0 … 4 the larger of two is 3, the spread √2
-    assert gains["gold_at_4"].value == pytest.approx(1.8 / 2**0.5, abs=1e-6)
-    assert gains["final_over_peak"].value == 1
+    at = {n: gold.value for n, gold in zip(gains.n, gains.gold, strict=True)}
+    assert at[2] == pytest.approx(1 / 2**0.5, abs=1e-6)  # of 0 … 4 the larger of two is 3, the spread √2
+    assert at[4] == pytest.approx(1.8 / 2**0.5, abs=1e-6)
+    assert gains.summary["final_over_peak"].value == 1
     assert paired.bias["length_spearman"].value == pytest.approx(1)
     assert not paired.ratings
 
@@ -222,7 +223,8 @@ def test_the_same_scorer_twice_differs_in_nothing(tmp_path):
     found = compare([one, one], resamples=100)
     assert all(d.difference.value == d.difference.low == d.difference.high == 0 for d in found.differences)
     assert all(d.p == 1 for d in found.differences)
-    assert found.verdict.startswith("None of the 3 differences stands")
+    assert found.verdict.startswith(f"None of the {len(found.differences)} differences stands")
+    assert {d.mcnemar for d in found.differences if d.figure == "pairs: accuracy"} == {1.0}
 
 
 def test_a_real_difference_stands_and_its_sign_is_that_of_the_second_scorer(tmp_path):
@@ -269,3 +271,32 @@ def test_the_bootstrap_p_value_is_uniform_under_the_null():
         found.append(p)
     assert np.mean(np.array(found) < 0.1) == pytest.approx(0.1, abs=0.06)
     assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.09)
+
+
+def test_progress_counts_every_response_also_of_what_is_there_already_and_ends_at_the_total(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "BLOCK_RESPONSES", 8)
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        harness.score_sets(Drawn(fail_after=3), [pairs_set()], tmp_path, lambda *said: seen.append(said))
+    assert seen == [(8, 60), (16, 60), (24, 60)]
+    seen.clear()
+    harness.score_sets(Drawn(), [pairs_set()], tmp_path, lambda *said: seen.append(said))
+    assert seen[0] == (8, 60)
+    assert seen[-1] == (60, 60)
+
+
+def test_a_terminal_shows_how_long_it_still_takes():
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, force_terminal=True, width=100))
+    terminal.begin("scoring", 100)
+    terminal.advance(40)
+    terminal.close()
+    assert "scoring" in out.getvalue()
+    assert "40/100" in out.getvalue()
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", out.getvalue()), "an estimate of the time left"
+
+
+def test_the_same_predictions_make_the_same_result_to_the_byte(tmp_path):
+    found = harness.score_sets(Drawn(), [pairs_set(), ratings_set()], tmp_path)
+    one, two = (measure(read(tmp_path), resamples=20) for _ in range(2))
+    assert one.to_json() == two.to_json() == measure(found, resamples=20).to_json()

@@ -11,7 +11,7 @@ import pytest
 from poise.errors import ConfigError, DataError
 from poise.evaluation import metrics
 from poise.evaluation.bootstrap import Interval, PromptBootstrap
-from poise.evaluation.pairwise import compare_pairs, evaluate_pairs
+from poise.evaluation.pairwise import JudgedPairs, compare_pairs, evaluate_pairs
 from poise.evaluation.result import EvaluationResult
 
 
@@ -27,9 +27,8 @@ def evaluate(**changes) -> EvaluationResult:
     p, y, prompts = predictions()
     lengths = np.arange(600) % 7, np.arange(600) % 5
     options = {"resamples": 100, "source": "test", **changes}
-    return evaluate_pairs(
-        p, changes.pop("y", y), None, prompts, *lengths, **{k: options[k] for k in options if k != "y"}
-    )
+    pairs = JudgedPairs(p, changes.pop("y", y), None, prompts, lengths)
+    return evaluate_pairs(pairs, **{k: options[k] for k in options if k != "y"})
 
 
 def test_resamples_draw_whole_prompts() -> None:
@@ -125,17 +124,38 @@ def test_votes_add_their_measures() -> None:
 
 def test_lengths_may_be_absent_and_must_fit() -> None:
     p, y, prompts = predictions()
-    assert "longer_wins" not in evaluate_pairs(p, y, None, prompts, None, None, resamples=5, source="t").baselines
+    bare = evaluate_pairs(JudgedPairs(p, y, None, prompts), resamples=5, source="t")
+    assert "longer_wins" not in bare.baselines
+    assert "length_gap" not in bare.metrics
     with pytest.raises(DataError, match="prompts has 599 rows but p has 600"):
-        evaluate_pairs(p, y, None, prompts[1:], None, None, resamples=5, source="t")
-    with pytest.raises(DataError, match="chosen_length has 3 rows"):
-        evaluate_pairs(p, y, None, prompts, [1, 2, 3], np.ones(600), resamples=5, source="t")
+        evaluate_pairs(JudgedPairs(p, y, None, prompts[1:]), resamples=5, source="t")
+    with pytest.raises(DataError, match="lengths has 3 rows"):
+        evaluate_pairs(JudgedPairs(p, y, None, prompts, ([1, 2, 3], np.ones(600))), resamples=5, source="t")
     with pytest.raises(ConfigError, match="resamples=0"):
-        evaluate_pairs(p, y, None, prompts, None, None, resamples=0, source="t")
+        evaluate_pairs(JudgedPairs(p, y, None, prompts), resamples=0, source="t")
+
+
+def test_the_abstention_curve_begins_at_the_accuracy_and_ends_with_the_surest_pairs() -> None:
+    result = evaluate()
+    curve = {point.x: point.y for point in result.abstention}
+    assert curve[0.0] == result.metrics["accuracy"]
+    assert curve[0.5] == result.metrics["accuracy_at_50"]
+    p, y, _ = predictions()
+    surest = np.argsort(-np.abs(p - 0.5))[: round(0.05 * len(p))]
+    assert curve[0.95].value == pytest.approx(np.mean((p > 0.5)[surest] == (y > 0.5)[surest]), abs=1e-9)
+    assert curve[0.95].low <= curve[0.95].value <= curve[0.95].high
+
+
+def test_the_length_gap_is_the_accuracy_where_length_helps_less_where_it_hurts() -> None:
+    p = predictions()[0]
+    longer = np.arange(600) % 7 - np.arange(600) % 5
+    right = (p > 0.5).astype(float)
+    expected = right[longer > 0].mean() - right[longer < 0].mean()
+    assert evaluate().metrics["length_gap"].value == pytest.approx(expected, abs=1e-9)
 
 
 def test_undefined_metrics_are_left_out() -> None:
-    result = evaluate_pairs([0.9, 0.8], [1, 1], None, "ab", None, None, resamples=5, source="t")
+    result = evaluate_pairs(JudgedPairs([0.9, 0.8], [1, 1], None, "ab"), resamples=5, source="t")
     assert "confidence_auroc" not in result.metrics
     assert "NaN" not in result.to_json()
 

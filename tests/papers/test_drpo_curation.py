@@ -8,12 +8,12 @@ import json
 import pytest
 import torch
 
+from poise.data.difficulty import BOUNDARY, EASY, HARD, confidence, curate, kinds_of_pairs
 from poise.data.records import Preference
 from poise.distributions import Gaussian
 from poise.errors import ConfigError
 from poise.features import Features
 from poise.methods import method_class
-from poise.methods.curation import BOUNDARY, EASY, HARD, confidence, curate, kinds_of_pairs
 from poise.pairing import PairFeatures
 from poise.training.heads import HeadData, train_heads
 from poise.training.recipe import parse_recipe

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from poise.errors import ConfigError
-from poise.evaluation.pairwise import evaluate_pairs
+from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
 from poise.evaluation.result import EvaluationResult, Interval
 from poise.report import Curve, Example, RunRecord, extras, render, summary_page
 from poise.report.training_curves import training_panels
@@ -64,12 +64,7 @@ def result() -> EvaluationResult:
     confidence = 1 / (1 + np.exp(-1.5 * np.abs(generator.normal(size=400))))
     p = np.where(generator.random(400) < confidence, confidence, 1 - confidence)
     return evaluate_pairs(
-        p,
-        np.ones(400),
-        None,
-        [row // 2 for row in range(400)],
-        np.arange(400) % 7,
-        np.arange(400) % 5,
+        JudgedPairs(p, np.ones(400), None, [row // 2 for row in range(400)], (np.arange(400) % 7, np.arange(400) % 5)),
         resamples=40,
         source="held-out",
         truncation={"prompt": 3},

@@ -1,9 +1,11 @@
-"""``poise data check`` and ``poise data simulate``."""
+"""``poise data check``, ``poise data splits`` and ``poise data simulate``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -36,6 +38,29 @@ def _encoder(backbone: str, max_length: int | None) -> ChatEncoder:
     from poise.backbone import BackboneConfig, load_encoder  # torch only where tokens are counted
 
     return load_encoder(BackboneConfig(name=backbone, max_length=max_length))
+
+
+def splits(
+    file: str, out: Path, new_models: Sequence[str], gold: str | None, shares: Mapping[str, float], device: str
+) -> None:
+    """Write training pairs and the four splits of responses, all with gold scores."""
+    from poise.cli.evaluate import GOLD, judged
+    from poise.evaluation.gold import candidates_of
+    from poise.evaluation.robustness import generalisation_splits, write_splits
+    from poise.evaluation.sets import check_gold, load_set
+    from poise.training.monitor import Terminal
+
+    if not (out / GOLD).exists():  # what an interrupted call has scored
+        check_new_folder(out)
+    whole = load_set(f"responses:{file}")
+    if gold is not None:
+        (whole,) = judged([whole], gold, out, device, Terminal())
+    check_gold(whole)
+    named = [name.strip() for name in new_models if name.strip()]
+    dealt = generalisation_splits(candidates_of(whole.items), named, **shares)
+    for path, count in write_splits(dealt, out).items():
+        typer.echo(f"{path}: {count:,} {'pairs' if path.stem == 'train' else 'responses'}")
+    shutil.rmtree(out / GOLD, ignore_errors=True)
 
 
 def simulate_world(out: Path, **options: int | float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +16,18 @@ from poise.cli.show import suite_table
 from poise.errors import ConfigError, unknown_choice
 from poise.evaluation.harness import PARTS, Scoring, score_sets
 from poise.evaluation.predictions import FILE, Predictions, read
-from poise.evaluation.sets import EvaluationSet, Reading, load_set, parse_sets
+from poise.evaluation.sets import EvaluationSet, Reading, check_gold, judged_by, kind_of, load_set, parse_sets
 from poise.evaluation.suite import SuiteResult, measure
 from poise.output import check_new_folder, check_writable, replacing
 from poise.report.extras import missing_packages
-from poise.report.suite import suite_markdown, suite_page
+from poise.report.suite import examples_of, suite_markdown, suite_page
 from poise.run_folder import CHECKPOINT, train_prompts
 from poise.scorers import Own, open_scorer
 from poise.training.monitor import Terminal
+from poise.utility import parse_utility
 
 RESULT, REPORT, MARKDOWN = "result.json", "report.html", "report.md"
+GOLD = "gold"
 
 
 class Options(NamedTuple):
@@ -34,6 +38,9 @@ class Options(NamedTuple):
     bad_rows: str
     device: str
     resamples: int
+    raw: bool = False
+    utility: str = "mean"
+    gold: str | None = None
 
 
 def run(model: str | None, on: Sequence[str], out: Path | None, options: Options, *, as_json: bool) -> None:
@@ -45,6 +52,9 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
     if model is None:
         raise ConfigError("no model was named; give one, or --from predictions.parquet")
     names = parse_sets(on)
+    parse_utility(options.utility)
+    if options.gold is not None and not any(kind_of(name) == "responses" for name in names):
+        raise ConfigError(f"--gold {options.gold} judges sets of responses, and there is none; add --on responses:FILE")
     if out is not None:
         _check_out(out)
     terminal = Terminal()
@@ -54,22 +64,41 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
     for one in sets:
         for note in one.facts.notes:
             terminal.say(f"{one.facts.name}: {note}")
-    scorer = open_scorer(model, device=options.device)
-    if isinstance(scorer, Own) and Path(model).is_dir():
-        scorer.cache = cache_of(Path(model), scorer.model.backbone)
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="poise-") as folder:
-            predictions = _scored(scorer, sets, Path(folder), terminal)
+    with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="poise-") as place:
+        folder = Path(place)
+        if options.gold is not None:
+            sets = judged(sets, options.gold, folder, options.device, terminal)
+        for one in sets:
+            check_gold(one)
+        scorer = open_scorer(model, device=options.device, raw=options.raw)
+        if isinstance(scorer, Own) and Path(model).is_dir():
+            scorer.cache = cache_of(Path(model), scorer.model.backbone)
+        predictions = _scored(scorer, sets, folder, terminal, options.utility)
+        shutil.rmtree(folder / GOLD, ignore_errors=True)  # the gold scores are in the predictions
+    _show(predictions, out, options.resamples, None, as_json=as_json)
+
+
+def judged(
+    sets: Sequence[EvaluationSet], gold: str, folder: Path, device: str, terminal: Terminal
+) -> list[EvaluationSet]:
+    """Sets of responses with the gold scores of another scorer, which are kept until everything is scored."""
+    mine = [one for one in sets if kind_of(one.facts.name) == "responses"]
+    scorer = open_scorer(gold, device=device)
+    place = folder / GOLD
+    if (place / FILE).exists() and read(place / FILE).scorer == {**scorer.facts, "utility": "mean"}:
+        found = read(place / FILE)
     else:
-        predictions = _scored(scorer, sets, out, terminal)
-    _show(predictions, out, options.resamples, as_json=as_json)
+        found = _scored(scorer, mine, place, terminal, "mean", what="gold scores")
+    return [judged_by(one, found) if one in mine else one for one in sets]
 
 
-def again(source: Path, out: Path | None, resamples: int, *, as_json: bool) -> None:
+def again(source: Path, out: Path | None, resamples: int, utility: str | None = None, *, as_json: bool) -> None:
     """Measure saved predictions once more, without a model."""
+    if utility is not None:
+        parse_utility(utility)
     if out is not None:
         _check_out(out)
-    _show(read(source), out, resamples, as_json=as_json)
+    _show(read(source), out, resamples, utility, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:
@@ -79,29 +108,37 @@ def _check_out(out: Path) -> None:
     check_writable(out)
 
 
-def _scored(scorer: Scoring, sets: Sequence[EvaluationSet], folder: Path, terminal: Terminal) -> Predictions:
-    terminal.begin("scoring", sum(len(item.responses) for one in sets for item in one.items))
+def _scored(
+    scorer: Scoring,
+    sets: Sequence[EvaluationSet],
+    folder: Path,
+    terminal: Terminal,
+    utility: str,
+    what: str = "scoring",
+) -> Predictions:
+    terminal.begin(what, sum(len(item.responses) for one in sets for item in one.items))
     try:
-        return score_sets(scorer, sets, folder, lambda done, _: terminal.advance(done))
+        return score_sets(scorer, sets, folder, lambda done, _: terminal.advance(done), utility=utility)
     finally:
         terminal.close()
 
 
-def _show(predictions: Predictions, out: Path | None, resamples: int, *, as_json: bool) -> None:
-    result = measure(predictions, resamples=resamples)
+def _show(predictions: Predictions, out: Path | None, resamples: int, utility: str | None, *, as_json: bool) -> None:
+    result = measure(predictions, resamples=resamples, utility=utility)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with replacing(out / RESULT) as temporary:
             result.save(temporary)
-        _report(result, out)
+        _report(result, predictions, out)
     typer.echo(result.to_json() if as_json else suite_table(result), nl=not as_json)
 
 
-def _report(result: SuiteResult, out: Path) -> None:
+def _report(result: SuiteResult, predictions: Predictions, out: Path) -> None:
+    examples = examples_of(predictions)
     with replacing(out / MARKDOWN) as temporary:
-        temporary.write_text(suite_markdown([result]), encoding="utf8")
+        temporary.write_text(suite_markdown([result], examples=examples), encoding="utf8")
     if missing := missing_packages():
         Terminal().say(f"no {REPORT}: {missing}")
         return
     with replacing(out / REPORT) as temporary:
-        temporary.write_text(suite_page([result]), encoding="utf8")
+        temporary.write_text(suite_page([result], examples=examples), encoding="utf8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from poise.evaluation.chosen import BestOfNResult
 from poise.evaluation.result import EvaluationResult
 from poise.evaluation.suite import SetResult, SuiteResult
 from poise.report import tables
@@ -49,14 +50,26 @@ def _set_table(one: SetResult) -> str:
         floor = f" (split-half floor {rating.floor['split_half']:.3f})" if rating.floor else ""
         about = "" if rating.known else ": no belief about it, order only"
         rows.append([f"{rating.attribute}{about}", f"{rating.items:,} items, {rating.raters:.1f} raters{floor}"])
-        measured = rating.metrics | {f"best of n: {name}": value for name, value in rating.best_of_n.items()}
-        rows += [[f"  {name}", tables.value_with_bounds(figure)] for name, figure in measured.items()]
+        rows += [[f"  {name}", tables.value_with_bounds(figure)] for name, figure in rating.metrics.items()]
+        rows += _choice(rating.best_of_n, "  ")
+    rows += _choice(one.best_of_n, "")
+    rows += [
+        [f"{name} of {subset}", tables.number(value)] for name, by in one.states.items() for subset, value in by.items()
+    ]
     rows += [[f"{name} (bias)", tables.value_with_bounds(figure)] for name, figure in one.bias.items()]
     title = f"{one.name}: {one.items:,} items, {one.responses:,} responses"
     table = tables.plain_table(["", "", *baselines], rows).rstrip("\n").partition("\n")
     head = f"{table[0]}\n" if baselines else ""
     notes = [*(f"{count:,} {what}" for what, count in one.counts.items()), *one.notes]
     return "\n".join([title, f"{head}{table[2]}", *(f"! {note}" for note in notes)])
+
+
+def _choice(found: BestOfNResult | None, indent: str) -> list[list[str]]:
+    """The gold gained by the best of n, then where it peaks."""
+    if found is None:
+        return []
+    gains = {f"gold, best of {n}": gold for n, gold in zip(found.n, found.gold, strict=True) if n > 1}
+    return [[f"{indent}{name}", tables.value_with_bounds(value)] for name, value in (gains | found.summary).items()]
 
 
 def _plain(value: float | None) -> str:

@@ -21,6 +21,7 @@ from poise.distributions.mixture import Mixture, Samples, VarianceSplit, wassers
 from poise.distributions.numerics import std_from_raw
 from poise.distributions.point import Point
 from poise.distributions.quantiles import Quantiles, mid_levels
+from poise.distributions.win_map import WinMap
 from poise.errors import ConfigError, unknown_choice
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RewardDistribution",
     "Samples",
     "VarianceSplit",
+    "WinMap",
     "barycentre",
     "mid_levels",
     "mixture",
@@ -55,7 +57,7 @@ def restore(family: str, parameters: Mapping[str, Tensor], options: Mapping[str,
     by_name = {cls.family: cls for cls in FAMILIES}
     if family not in by_name:
         raise ConfigError(unknown_choice("reward family", family, by_name))
-    settings = {**options, "link": Link(**options["link"])}
+    settings = {**options, "link": Link.restored(options["link"])}
     try:
         return by_name[family](**parameters, **settings)
     except TypeError as error:

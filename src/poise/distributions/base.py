@@ -9,7 +9,6 @@ Shapes: a distribution has a batch shape, normally [B]; ``other`` broadcasts aga
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -141,7 +140,11 @@ class RewardDistribution(ABC):
 
     def options(self) -> dict[str, Any]:
         """What is not a tensor, ready for JSON."""
-        return self._settings | {"link": dataclasses.asdict(self.link)}
+        return self._settings | {"link": self.link.options()}
+
+    def with_link(self, link: Link) -> Self:
+        """The same rewards, whose differences become preferences by another link."""
+        return self._replace({}, link=link)
 
     @staticmethod
     def concatenate(distributions: Sequence[DistributionT]) -> DistributionT:

@@ -7,6 +7,7 @@ names one, or takes the one that both sides carry. Ties count half in every prob
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -59,6 +60,8 @@ def compare(
 ) -> Tensor:
     """P(first ≻ second) + ½ P(tie), P(tie), or the logarithm of the former, over the broadcast batch shape."""
     link = common_link(first.link, second.link) if link is None else link
+    if link.win_map is not None:
+        return _mapped(first, second, coupling, link, quantity)
     if coupling is None:
         coupling = first.coupling if first.coupling == second.coupling else "independent"
     couplings = {"independent": _independent, "paired": _paired, "comonotone": _comonotone}
@@ -67,6 +70,19 @@ def compare(
     found = couplings[coupling](first, second, link, quantity)
     # weights that sum to 1 only up to rounding must not make a probability above 1
     return found.clamp(max=0.0) if quantity == "log_prob" else found.clamp(0.0, 1.0)
+
+
+def _mapped(
+    first: RewardDistribution, second: RewardDistribution, coupling: Coupling | None, link: Link, quantity: Quantity
+) -> Tensor:
+    """As ``compare``, with the link's map applied to the probability over all components."""
+    win_map, unmapped = link.win_map, replace(link, win_map=None)
+    assert win_map is not None
+    kind: Quantity = "log_prob" if quantity == "log_prob" else "prob"
+    p, back = (compare(a, b, coupling, unmapped, kind) for a, b in ((first, second), (second, first)))
+    if quantity == "tie":
+        return win_map.tie(compare(first, second, coupling, unmapped, "tie"), p, back)
+    return (win_map.log_prob if quantity == "log_prob" else win_map.prob)(p, back)
 
 
 def _independent(first: RewardDistribution, second: RewardDistribution, link: Link, quantity: Quantity) -> Tensor:

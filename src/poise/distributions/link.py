@@ -4,20 +4,25 @@ F is a step (the larger reward wins), Φ (probit) or Λ (logistic). A tie thresh
 P(tie) = 1 − P(a ≻ b) − P(b ≻ a); logistic with θ is the Rao–Kupper model. Davidson's tie model is the separate kind
 ``davidson``, softmax(δ/2, −δ/2, ln ν) with δ the difference over the temperature.
 
+A calibrated link may carry a ``WinMap`` as well: comparisons apply it last, to the probability over all components
+(``comparison.compare``); the functions of one Gaussian difference here leave it out.
+
 The expectation is over a Gaussian difference D ~ N(difference, spread²); a spread of 0 is legal.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from poise.distributions.numerics import LN2, LOG_ZERO, has_spread, log_ndtr, log_sum, normal_cdf, z_score
+from poise.distributions.win_map import WinMap
 from poise.errors import ConfigError, UnsupportedOperation, unknown_choice
 
 LinkKind = Literal["step", "probit", "logistic", "davidson"]
@@ -48,6 +53,7 @@ class Link:
     temperature: float = 1.0
     tie_threshold: float = 0.0
     tie_weight: float = 0.0
+    win_map: WinMap | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(LinkKind):
@@ -58,6 +64,24 @@ class Link:
             raise ConfigError(f"tie_threshold and tie_weight must be finite and >= 0, got {self}")
         if (self.kind == "davidson" and self.tie_threshold) or (self.kind != "davidson" and self.tie_weight):
             raise ConfigError("tie_weight is for the davidson link, tie_threshold for the others; set only that one")
+
+    @classmethod
+    def restored(cls, options: Mapping[str, Any]) -> Link:
+        """The link that ``options`` described, also once read from JSON."""
+        given = dict(options)
+        if known := given.pop("win_map", None):
+            given["win_map"] = WinMap(**(known | {"knots": tuple(map(tuple, known["knots"]))}))
+        return cls(**given)
+
+    def options(self) -> dict[str, Any]:
+        """Ready for JSON; a link that was never calibrated says nothing about it."""
+        found = asdict(self)
+        return found if self.win_map else {name: value for name, value in found.items() if name != "win_map"}
+
+    def softened(self, temperature: float) -> Link:
+        """The link of differences that count 1/temperature as much: P(difference) → P(difference/temperature)."""
+        scaled = self.temperature if self.kind == "step" else self.temperature * temperature
+        return replace(self, temperature=scaled, tie_threshold=self.tie_threshold * temperature)
 
     @property
     def is_bare(self) -> bool:

@@ -76,16 +76,24 @@ class BestOfN:
         return columns[0], columns[1]
 
     def metrics(self) -> dict[str, Metric]:
-        """Gold gain at each n, and ``over_optimisation`` of the mean curve, for a bootstrap by prompt."""
+        """Gains at each n, ``over_optimisation`` of the mean curves and ``fit_gain`` of gold, for a bootstrap by prompt."""
         gains: dict[str, Metric] = {
-            f"gold_at_{n}": partial(_column_mean, self.gold[:, i]) for i, n in enumerate(self.n) if n > 1
+            f"{side}_at_{n}": partial(_column_mean, curve[:, i])
+            for side, curve in (("gold", self.gold), ("proxy", self.proxy))
+            for i, n in enumerate(self.n)
+            if n > 1
         }
-        return gains | {name: partial(self._summary, name) for name in SUMMARY}
+        fitted = FIT if len(self.n) > 2 else ()
+        return gains | {name: partial(self._summary, name) for name in (*SUMMARY, *fitted)}
 
     def _summary(self, name: str, *, weights: FloatArray) -> FloatArray:
-        return over_optimisation(self.distance, *self.curves(weights))[name]
+        proxy, gold = self.curves(weights)
+        if name in FIT:
+            return fit_gain(self.distance, gold)[FIT.index(name)]
+        return over_optimisation(self.distance, proxy, gold)[name]
 
 
+FIT = ("alpha", "beta")
 SUMMARY = ("peak_gold", "distance_at_peak", "final_over_peak", "proxy_gold_area")
 
 
@@ -106,16 +114,16 @@ def over_optimisation(distance: FloatArray, proxy: FloatArray, gold: FloatArray)
 
 def fit_gain(
     distance: ArrayLike, gain: ArrayLike, kind: Literal["best_of_n", "policy_gradient"] = "best_of_n"
-) -> tuple[float, float]:
-    """(α, β) of R(d) = d(α − βd), or d(α − β ln d) for ``policy_gradient``, by least squares; gains [n] (Gao et al. 2023)."""
+) -> tuple[FloatArray, FloatArray]:
+    """(α, β) of R(d) = d(α − βd), or d(α − β ln d) for ``policy_gradient``, by least squares; gains [..., n] (Gao et al. 2023)."""
     d, reward = np.asarray(distance, dtype=np.float64), np.asarray(gain, dtype=np.float64)
     moved = d > 0.0
-    d, reward = d[moved], reward[moved]
+    d, reward = d[moved], reward[..., moved]
     if len(np.unique(d)) < 2:
         raise DataError("a fit of two coefficients needs gains at two distances above 0; give more values of n")
     bend = d if kind == "best_of_n" else np.log(d)
-    alpha, beta = np.linalg.lstsq(np.stack([d, -d * bend], axis=1), reward, rcond=None)[0]
-    return float(alpha), float(beta)
+    found = reward @ np.linalg.pinv(np.stack([d, -d * bend], axis=1)).T
+    return found[..., 0], found[..., 1]
 
 
 def _gain(curves: FloatArray, scores: Sequence[ArrayLike]) -> FloatArray:

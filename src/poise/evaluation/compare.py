@@ -1,35 +1,44 @@
 """Several scorers on the same items: paired differences, each with its interval, and which of them mean anything.
 
-All scorers see the same resamples of prompts, so that what is hard for all of them cancels. With many differences some stray
-far from 0 by chance: Holm's correction over all of them keeps the chance of a single false one at 5 %.
+Every measure that both have of a set is tested: official figures, P(better ≻ worse), ratings. All scorers see the same
+resamples of prompts, so that what is hard for all of them cancels. With many differences some stray far from 0 by chance: Holm's
+correction over all of them, one family, keeps the chance of a single false one at 5 %. Beside the bootstrap, accuracy has
+McNemar's exact test, which takes pairs as independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from poise.data.ratings import Scales
 from poise.data.splits import prompt_key
 from poise.errors import DataError
-from poise.evaluation.belief_table import REWARD
-from poise.evaluation.benchmarks import benchmark
-from poise.evaluation.bootstrap import Interval, PromptBootstrap
+from poise.evaluation.bootstrap import Interval, Metric, PromptBootstrap
 from poise.evaluation.items import item_json, text_json
+from poise.evaluation.metrics.decision import decision_credit, directed
+from poise.evaluation.metrics.paired import mcnemar
 from poise.evaluation.metrics.rows import FloatArray
 from poise.evaluation.pairwise import pair_metrics
 from poise.evaluation.predictions import Predictions, SetPredictions
+from poise.evaluation.rated import Rated, attributes_of
 from poise.evaluation.result import Record
-from poise.evaluation.sets import kind_of
-from poise.evaluation.suite import by_item, pair_rows
+from poise.evaluation.scalars import SetPairs, by_item, scalars
+from poise.evaluation.sets import kind_of, rules_of
+from poise.evaluation.suite import scales_of_scorer, utility_of
+from poise.utility import Utility
 
 LEVEL = 0.05
-PAIR_MEASURES = ("accuracy", "nll", "ece")
-Figures = Callable[[FloatArray], Mapping[str, FloatArray]]
 
 
 class Difference(Record):
-    """``scorer`` minus ``reference`` in one figure of one set; ``p_holm`` is corrected over the whole comparison."""
+    """``scorer`` minus ``reference`` in one figure of one set; ``p_holm`` is corrected over the whole comparison.
+
+    ``mcnemar`` is a second p-value for accuracy, over the pairs that both decide.
+    """
 
     name: str
     figure: str
@@ -38,6 +47,7 @@ class Difference(Record):
     difference: Interval
     p: float
     p_holm: float = 1.0
+    mcnemar: float | None = None
 
     @property
     def significant(self) -> bool:
@@ -60,8 +70,8 @@ def compare(predictions: Sequence[Predictions], *, resamples: int = 1000, seed: 
         theirs = {one.facts.name: one for one in other.sets}
         for one in first.sets:
             if one.facts.name in theirs:
-                names = (str(first.scorer["name"]), str(other.scorer["name"]))
-                found += _differences(one, theirs[one.facts.name], names, resamples, seed)
+                sides = Side.of(first), Side.of(other)
+                found += _differences(one, theirs[one.facts.name], sides, resamples, seed)
     if not found:
         raise DataError("these evaluations share no set; evaluate all scorers on the same ones")
     corrected = [
@@ -80,54 +90,91 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _differences(
-    one: SetPredictions, other: SetPredictions, names: tuple[str, str], resamples: int, seed: int
+    one: SetPredictions, other: SetPredictions, sides: tuple[Side, Side], resamples: int, seed: int
 ) -> list[Difference]:
     _check_same(one, other)
     found = []
-    for groups, first, second in _measured(one, other):
-        bootstrap = PromptBootstrap(groups, resamples=resamples, seed=seed)
+    mine, theirs = sides
+    for first, second in zip(mine.measured(one), theirs.measured(other), strict=True):
+        bootstrap = PromptBootstrap(first.groups, resamples=resamples, seed=seed)
 
-        def paired(weights: FloatArray, first: Figures = first, second: Figures = second) -> dict[str, FloatArray]:
-            mine, theirs = first(weights), second(weights)
-            return {key: theirs[key] - mine[key] for key in mine if key in theirs}
+        def paired(weights: FloatArray, first: Measured = first, second: Measured = second) -> dict[str, FloatArray]:
+            before, after = first.figures(weights), second.figures(weights)
+            return {key: after[key] - before[key] for key in before if key in after}
 
         for key, (interval, p) in bootstrap.tested(paired).items():
             found.append(
                 Difference(
-                    name=one.facts.name, figure=key, reference=names[0], scorer=names[1], difference=interval, p=p
+                    name=one.facts.name,
+                    figure=first.prefix + key,
+                    reference=mine.name,
+                    scorer=theirs.name,
+                    difference=interval,
+                    p=p,
+                    mcnemar=_mcnemar(first.right, second.right) if key == "accuracy" else None,
                 )
             )
     return found
 
 
-def _measured(one: SetPredictions, other: SetPredictions) -> list[tuple[Sequence[object], Figures, Figures]]:
-    """(groups, figures of the one, figures of the other): the benchmark's headline, and P(better ≻ worse)."""
-    found: list[tuple[Sequence[object], Figures, Figures]] = []
-    if kind_of(one.facts.name) == "benchmark":
-        groups = benchmark(one.facts.name).groups(one.items)
-        found.append((groups, _headline(one), _headline(other)))
-    if any(item.better for item in one.items):
-        pairs, _, _ = pair_rows(one)
-        groups = [prompt_key(one.items[i].prompt) for i, _, _ in pairs]
-        found.append((groups, _pair_figures(one), _pair_figures(other)))
-    return found
+def _mcnemar(first: FloatArray | None, second: FloatArray | None) -> float | None:
+    """Over the pairs in which both are simply right or wrong."""
+    if first is None or second is None:
+        return None
+    decided = np.isin(first, (0.0, 1.0)) & np.isin(second, (0.0, 1.0))
+    return mcnemar(first[decided], second[decided]) if decided.any() else None
 
 
-def _headline(one: SetPredictions) -> Figures:
-    rules = benchmark(one.facts.name)
-    scores = by_item(one.items, one.scored.beliefs[REWARD].mean.double().numpy())
+@dataclass(frozen=True)
+class Measured:
+    """Figures that are resampled together by ``groups``; ``right`` [P] is each pair's credit, NaN without a winner."""
 
-    def figures(weights: FloatArray) -> Mapping[str, FloatArray]:
-        return dict(list(rules.score(one.items, scores, weights).items())[:1])
+    prefix: str
+    groups: Sequence[Hashable]
+    figures: Callable[[FloatArray], Mapping[str, FloatArray]]
+    right: FloatArray | None = None
 
-    return figures
+
+@dataclass(frozen=True)
+class Side:
+    """A scorer's part of a comparison."""
+
+    name: str
+    utility: Utility
+    scales: Scales
+
+    @classmethod
+    def of(cls, given: Predictions) -> Side:
+        """As its predictions say."""
+        return cls(str(given.scorer["name"]), utility_of(given), scales_of_scorer(given.scorer))
+
+    def measured(self, one: SetPredictions) -> list[Measured]:
+        """Everything that is measured of a set."""
+        found = []
+        if (rules := rules_of(one.facts.name)) is not None:
+            scores = by_item(one.items, scalars(one, self.utility))
+            official = partial(rules.score, one.items, scores)
+            found.append(Measured("", rules.groups(one.items), official))
+        if any(item.better for item in one.items):
+            found.append(_pairs(one))
+        if kind_of(one.facts.name) == "ratings":
+            rated = Rated(one.items, one.scored.beliefs, self.scales, scalars(one, self.utility))
+            for name in attributes_of(one.items):
+                rows, measures = rated.measures(name)
+                groups = [prompt_key(one.items[i].prompt) for i in rows]
+                found.append(Measured(f"{name}: ", groups, partial(_all, measures)))
+        return found
 
 
-def _pair_figures(one: SetPredictions) -> Figures:
-    pairs, better, worse = pair_rows(one)
-    labels = np.array([float(one.items[i].meta.get("p_better", 1.0)) for i, _, _ in pairs])
-    measures = pair_metrics(better.prob_greater(worse).numpy(), labels, better.prob_tie(worse).numpy())
-    return lambda weights: {f"pairs: {key}": measures[key](weights=weights) for key in PAIR_MEASURES}
+def _pairs(one: SetPredictions) -> Measured:
+    pairs = SetPairs.of(one)
+    p, tie = pairs.p, pairs.tie
+    right = np.where(directed(pairs.label), decision_credit(p, pairs.label, tie, "half"), np.nan)
+    return Measured("pairs: ", pairs.prompts(one.items), partial(_all, pair_metrics(p, pairs.label, tie)), right)
+
+
+def _all(measures: Mapping[str, Metric], weights: FloatArray) -> dict[str, FloatArray]:
+    return {name: measure(weights=weights) for name, measure in measures.items()}
 
 
 def _check_same(one: SetPredictions, other: SetPredictions) -> None:

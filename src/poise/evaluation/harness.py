@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,9 @@ from poise.data.records import Text
 from poise.evaluation.benchmark import Item
 from poise.evaluation.items import flat_texts, item_json, text_json
 from poise.evaluation.predictions import FILE, Predictions, Scored, merge, read, rows_of
-from poise.evaluation.sets import EvaluationSet
+from poise.evaluation.sets import EvaluationSet, kind_of
 from poise.output import check_writable, replacing
+from poise.utility import parse_utility
 
 BLOCK_RESPONSES = 2048
 PARTS = "parts"
@@ -34,31 +36,45 @@ class Scoring(Protocol):
 
 
 def score_sets(
-    scorer: Scoring, sets: Sequence[EvaluationSet], folder: Path, progress: Progress | None = None
+    scorer: Scoring,
+    sets: Sequence[EvaluationSet],
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    utility: str = "mean",
 ) -> Predictions:
     """Predictions for all sets, in ``folder``/predictions.parquet; memory holds the beliefs of one block.
 
-    A block that is there already, of the same scorer and the same texts, is not scored again.
+    A block that is there already, of the same scorer and the same texts, is not scored again. ``utility`` makes the scalar
+    that benchmarks see (``poise.utility``); it is written down here and can be chosen anew when measuring.
     """
+    facts = {**scorer.facts, "utility": parse_utility(utility).spec}
     parts = folder / PARTS
     check_writable(folder)
     parts.mkdir(parents=True, exist_ok=True)
     total = sum(len(item.responses) for one in sets for item in one.items)
     done, written = 0, []
     for one in sets:
+        keep = compares_subsets(one)
         for block in blocks(one.items):
             path = parts / f"{_digest(scorer.facts, one.facts.name, block)}.parquet"
             if not path.exists():
-                table = rows_of(one.facts.name, block, scorer.score(flat_texts(block)))
+                scored = scorer.score(flat_texts(block))
+                table = rows_of(one.facts.name, block, scored if keep else replace(scored, states=None))
                 with replacing(path) as temporary:
                     pyarrow.parquet.write_table(table, temporary, compression="zstd")
             written.append(path)
             done += sum(len(item.responses) for item in block)
             if progress is not None:
                 progress(done, total)
-    merge(written, folder / FILE, scorer.facts, [one.facts for one in sets])
+    merge(written, folder / FILE, facts, [one.facts for one in sets])
     shutil.rmtree(parts)
     return read(folder / FILE)
+
+
+def compares_subsets(one: EvaluationSet) -> bool:
+    """Whether the states behind the scores are worth keeping: several subsets of responses."""
+    return kind_of(one.facts.name) == "responses" and len({item.meta["subset"] for item in one.items}) > 1
 
 
 def blocks(items: Sequence[Item]) -> Iterator[list[Item]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,38 +13,62 @@ from poise.errors import DataError
 from poise.evaluation import metrics
 from poise.evaluation.bootstrap import Interval, Metric, PromptBootstrap
 from poise.evaluation.metrics.rows import FloatArray, PairRows
-from poise.evaluation.result import EvaluationData, EvaluationResult, ReliabilityBin
+from poise.evaluation.metrics.smooth import smooth_ece_of_draws
+from poise.evaluation.result import CurvePoint, EvaluationData, EvaluationResult, ReliabilityBin
 
 ABSOLUTE_ERRORS = frozenset({"ece", "mce", "smooth_ece", "brier_reliability", "brier_resolution"})
+BUDGETS = tuple(step / 20 for step in range(20))
+
+
+@dataclass(frozen=True)
+class JudgedPairs:
+    """P pairs with what a model and people say about them.
+
+    ``p`` [P] is P(first ≻ second) with half ties, ``y`` [P] the share that prefers the first, ``tie`` [P] the tie
+    probability or None, ``prompts`` [P] the group keys of the bootstrap. ``lengths`` are characters of the first and of
+    the second response, [P] each; None leaves out what is measured by them.
+    """
+
+    p: ArrayLike
+    y: ArrayLike
+    tie: ArrayLike | None
+    prompts: Sequence[Hashable]
+    lengths: tuple[ArrayLike, ArrayLike] | None = None
+
+    @property
+    def longer(self) -> FloatArray | None:
+        """Characters that the first response has more than the second [P]."""
+        if self.lengths is None:
+            return None
+        first, second = (np.asarray(side, dtype=np.float64) for side in self.lengths)
+        _check_length("lengths", first, len(self.prompts))
+        _check_length("lengths", second, len(self.prompts))
+        return np.asarray(first - second)
 
 
 def evaluate_pairs(
-    p: ArrayLike,
-    y: ArrayLike,
-    tie: ArrayLike | None,
-    prompts: Sequence[Hashable],
-    chosen_length: ArrayLike | None,
-    rejected_length: ArrayLike | None,
+    pairs: JudgedPairs,
     *,
+    source: str,
     resamples: int = 1000,
     seed: int = 0,
-    source: str,
     rows_dropped: int = 0,
     truncation: Mapping[str, int] | None = None,
     model: Mapping[str, str | None] | None = None,
 ) -> EvaluationResult:
-    """Every pairwise measure with its interval, baselines and reliability curve.
+    """Every pairwise measure with its interval, baselines, reliability and abstention curves.
 
-    Baselines: ``longer_wins`` (accuracy), ``constant`` (NLL of always ½) and, where every label is 0 or 1, ``calibrated_floor``'s.
-    ``p`` [n] is P(first ≻ second) with half ties, ``y`` [n] the share that prefers the first, ``tie`` [n] the tie probability or
-    None, ``prompts`` [n] the group keys of the bootstrap. Lengths are characters of the first (chosen) and second (rejected)
-    response; None leaves the longer-wins baseline out.
+    Baselines: ``longer_wins`` (accuracy), ``constant`` (NLL of always ½) and, where every label is 0 or 1,
+    ``calibrated_floor``'s.
     """
-    rows = PairRows.of(p, y)
-    _check_length("prompts", prompts, len(rows.p))
-    bootstrap = PromptBootstrap(prompts, resamples=resamples, seed=seed)
+    rows, tie = PairRows.of(pairs.p, pairs.y), pairs.tie
+    _check_length("prompts", pairs.prompts, len(rows.p))
+    longer = pairs.longer
+    bootstrap = PromptBootstrap(pairs.prompts, resamples=resamples, seed=seed)
     soft = bool(np.any(~np.isin(rows.y, (0.0, 0.5, 1.0))))
-    measured = bootstrap.intervals(pair_metrics(rows.p, rows.y, tie), centred=ABSOLUTE_ERRORS)
+    measures = pair_metrics(rows.p, rows.y, tie)
+    if longer is not None:
+        measures["length_gap"] = partial(metrics.accuracy_gap, rows.p, rows.y, longer, tie)
     floor = calibrated_floor(rows.p, seed=seed) if np.all(np.isin(rows.y, (0.0, 1.0))) else {}
     return EvaluationResult(
         data=EvaluationData(
@@ -54,11 +79,12 @@ def evaluate_pairs(
             label_kind="soft" if soft else "hard",
             undirected=int(np.sum(rows.y == 0.5)),
         ),
-        metrics=measured,
+        metrics=bootstrap.intervals(measures, centred=ABSOLUTE_ERRORS),
         tie_rate=float(metrics.tie_rate(rows.p, tie)),
-        baselines=_baselines(rows.y, chosen_length, rejected_length, bootstrap) | floor,
+        baselines=_baselines(rows.y, longer, bootstrap) | floor,
         reliability=_reliability(rows.p, rows.y),
         histogram=[int(count) for count in metrics.confidence_histogram(rows.p)],
+        abstention=_abstention(rows.p, rows.y, tie, bootstrap),
         label_ceiling=float(metrics.label_ceiling(rows.y)) if soft else None,
         truncation=dict(truncation or {}),
         model=dict(model or {}),
@@ -126,7 +152,7 @@ def calibrated_floor(p: FloatArray, *, draws: int = 200, seed: int = 0) -> dict[
     labels = (generator.random((draws, len(p))) < p).astype(np.float64)
     errors = {
         "calibrated_ece": [metrics.expected_calibration_error(p, y) for y in labels],
-        "calibrated_smooth_ece": [metrics.smooth_ece(p, y) for y in labels],
+        "calibrated_smooth_ece": smooth_ece_of_draws(p, labels).tolist(),
     }
     return {
         name: Interval(float(np.mean(drawn)), *(float(edge) for edge in np.percentile(drawn, [2.5, 97.5])))
@@ -134,19 +160,25 @@ def calibrated_floor(p: FloatArray, *, draws: int = 200, seed: int = 0) -> dict[
     }
 
 
-def _baselines(
-    y: FloatArray, chosen_length: ArrayLike | None, rejected_length: ArrayLike | None, bootstrap: PromptBootstrap
-) -> dict[str, Interval]:
+def _baselines(y: FloatArray, longer: FloatArray | None, bootstrap: PromptBootstrap) -> dict[str, Interval]:
     """``longer_wins``: accuracy of preferring the longer response, equal lengths ½; ``constant``: NLL of always ½."""
     constant = float(metrics.nll(np.full_like(y, 0.5), y))
     found = {"constant": Interval(constant, constant, constant)}
-    if chosen_length is None or rejected_length is None:
+    if longer is None:
         return found
-    first, second = np.asarray(chosen_length, dtype=np.float64), np.asarray(rejected_length, dtype=np.float64)
-    _check_length("chosen_length", first, len(y))
-    _check_length("rejected_length", second, len(y))
-    longer = (np.sign(first - second) + 1.0) / 2.0
-    return bootstrap.intervals({"longer_wins": partial(metrics.accuracy, longer, y)}) | found
+    wins = (np.sign(longer) + 1.0) / 2.0
+    return bootstrap.intervals({"longer_wins": partial(metrics.accuracy, wins, y)}) | found
+
+
+def _abstention(p: FloatArray, y: FloatArray, tie: ArrayLike | None, bootstrap: PromptBootstrap) -> list[CurvePoint]:
+    """Accuracy on what is left where the least certain share of pairs, one of ``BUDGETS``, goes to a person."""
+
+    def curve(weights: FloatArray) -> dict[str, FloatArray]:
+        kept = metrics.abstention_curve(p, y, tie, budgets=BUDGETS, weights=weights)
+        return {str(budget): kept[:, i] for i, budget in enumerate(BUDGETS)}
+
+    found = bootstrap.joint_intervals(curve)
+    return [CurvePoint(x=budget, y=found[str(budget)]) for budget in BUDGETS if str(budget) in found]
 
 
 def _reliability(p: FloatArray, y: FloatArray) -> list[ReliabilityBin]:

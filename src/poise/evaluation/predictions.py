@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from poise.distributions import RewardDistribution
 from poise.errors import DataError
@@ -27,6 +28,7 @@ from poise.version import __version__
 
 SCHEMA_VERSION = 1
 FILE = "predictions.parquet"
+STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Scored:
     """What a scorer says about B responses: ``beliefs`` [B] about the reward and, by attribute, about ratings.
 
     ``tokens``, ``cut`` and ``cut_response`` [B] count what was read, and what of the prompt and the response was not.
+    ``states`` [B, H] are what the head reads, where the scorer knows; they are saved of sets whose subsets are compared.
     """
 
     beliefs: Mapping[str, RewardDistribution]
     tokens: Sequence[int]
     cut: Sequence[int]
     cut_response: Sequence[int]
+    states: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,17 @@ def rows_of(name: str, items: Sequence[Item], scored: Scored) -> pyarrow.Table:
         "cut_tokens": pyarrow.array(scored.cut, pyarrow.int32()),
         "cut_response_tokens": pyarrow.array(scored.cut_response, pyarrow.int32()),
     }
+    if scored.states is not None:
+        flat = pyarrow.array(scored.states.astype(np.float32).ravel())
+        columns[STATE] = pyarrow.FixedSizeListArray.from_arrays(flat, scored.states.shape[1])
     table = pyarrow.table(columns | belief_columns(scored.beliefs))
     return table.replace_schema_metadata({"poise.beliefs": belief_facts(scored.beliefs)})
 
 
 def merge(parts: Sequence[Path], out: Path, scorer: Mapping[str, Any], sets: Sequence[SetFacts]) -> None:
     """Join blocks, in order, into one file, whole or not at all; one block is in memory at a time."""
-    first = pyarrow.parquet.read_schema(parts[0])
+    schemas = [pyarrow.parquet.read_schema(part) for part in parts]
+    first = next((schema for schema in schemas if STATE in schema.names), schemas[0])
     facts = {
         "poise.schema_version": str(SCHEMA_VERSION),
         "poise.version": __version__,
@@ -101,6 +109,9 @@ def merge(parts: Sequence[Path], out: Path, scorer: Mapping[str, Any], sets: Seq
             table = pyarrow.parquet.read_table(part)
             if table.schema.metadata[b"poise.beliefs"] != first.metadata[b"poise.beliefs"]:
                 raise DataError(f"{part}: its beliefs are of another kind than the first block's; score all again")
+            if STATE in schema.names and STATE not in table.column_names:
+                place, kind = schema.get_field_index(STATE), schema.field(STATE).type
+                table = table.add_column(place, STATE, pyarrow.nulls(len(table), kind))
             writer.write_table(table.cast(schema))
 
 
@@ -127,13 +138,19 @@ def read(path: str | Path) -> Predictions:
     for facts in json.loads(known["poise.sets"]):
         rows = np.flatnonzero(names == facts["name"])
         part = table.take(rows)
-        scored = Scored(
-            {about: belief[rows] for about, belief in beliefs.items()},
-            *(part[column].to_pylist() for column in ("tokens", "cut_tokens", "cut_response_tokens")),
-        )
+        tokens, cut, lost = (part[name].to_pylist() for name in ("tokens", "cut_tokens", "cut_response_tokens"))
+        own = {about: belief[rows] for about, belief in beliefs.items()}
+        scored = Scored(own, tokens, cut, lost, _states(part))
         named = SetFacts(facts["name"], facts["left_out"], tuple(facts["notes"]))
         sets.append(SetPredictions(named, _items(part), scored))
     return Predictions(json.loads(known["poise.scorer"]), tuple(sets))
+
+
+def _states(rows: pyarrow.Table) -> NDArray[np.float32] | None:
+    if STATE not in rows.column_names or rows[STATE].null_count:
+        return None
+    column = rows[STATE].combine_chunks()
+    return np.asarray(column.flatten(), dtype=np.float32).reshape(len(column), column.type.list_size)
 
 
 def _items(rows: pyarrow.Table) -> tuple[Item, ...]:

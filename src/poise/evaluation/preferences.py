@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from poise.data.records import text_length
 from poise.distributions import RewardDistribution
-from poise.evaluation.pairwise import evaluate_pairs
+from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
+from poise.evaluation.remarkable import remarkable
 from poise.evaluation.result import EvaluationResult
 from poise.model import RewardModel
 from poise.pairing import PairFeatures
@@ -56,13 +57,13 @@ def evaluate_predictions(
     seed: int = 0,
 ) -> EvaluationResult:
     """All pairwise measures with bootstrap intervals by prompt. ``dropped`` adds rows that were left out earlier."""
+    sizes = [
+        [text_length(text) for text in side]
+        for side in zip(*((p.chosen, p.rejected) for p in data.preferences), strict=True)
+    ]
+    pairs = JudgedPairs(predictions.p, predictions.label, predictions.tie, list(data.prompts), (sizes[0], sizes[1]))
     return evaluate_pairs(
-        predictions.p,
-        predictions.label,
-        predictions.tie,
-        list(data.prompts),
-        [text_length(p.chosen) for p in data.preferences],
-        [text_length(p.rejected) for p in data.preferences],
+        pairs,
         resamples=resamples,
         seed=seed,
         source=source,
@@ -88,12 +89,4 @@ def described(model: RewardModel) -> Mapping[str, str | None]:
 
 def remarkable_pairs(predictions: PairPredictions, each: int = 2) -> Sequence[tuple[str, int]]:
     """(title, row) of the pairs to look at: most certain and right, most certain and wrong, most uncertain."""
-    confidence = np.abs(predictions.p - 0.5)
-    right = (predictions.p - 0.5) * (predictions.label - 0.5)
-    order = np.argsort(-confidence, kind="stable")
-    groups = {
-        "Most certain, and right": [i for i in order if right[i] > 0],
-        "Most certain, and wrong": [i for i in order if right[i] < 0],
-        "Most uncertain": list(order[::-1]),
-    }
-    return [(title, int(i)) for title, found in groups.items() for i in found[:each]]
+    return remarkable(predictions.p, predictions.label, each)

@@ -14,7 +14,7 @@ from poise.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION: Literal[1] = 1
 
-__all__ = ["SCHEMA_VERSION", "EvaluationData", "EvaluationResult", "Interval", "Record", "ReliabilityBin"]
+__all__ = ["SCHEMA_VERSION", "CurvePoint", "EvaluationData", "EvaluationResult", "Interval", "Record", "ReliabilityBin"]
 
 
 class Record(BaseModel):
@@ -44,6 +44,13 @@ class ReliabilityBin(Record):
     count: int
 
 
+class CurvePoint(Record):
+    """A point of a curve: ``y`` at ``x``."""
+
+    x: float
+    y: Interval
+
+
 class EvaluationResult(Record):
     """One model on one set of pairs. Metrics that are undefined on the rows are absent, never NaN."""
 
@@ -54,6 +61,7 @@ class EvaluationResult(Record):
     baselines: dict[str, Interval] = {}
     reliability: list[ReliabilityBin] = []
     histogram: list[int] = Field(default=[], description="pairs per equal-width bin of confidence on [½, 1]")
+    abstention: list[CurvePoint] = Field(default=[], description="accuracy on the rest at a budget of abstentions")
     label_ceiling: float | None = None
     truncation: dict[str, int] = {}
     model: dict[str, str | None] = {}

@@ -1,17 +1,19 @@
-"""Does a reward model hold up on new prompts and on the responses of new models: four splits and the order within each.
+"""Does a reward model hold up on new prompts and on the responses of new models: four splits, and the spread of states in each.
 
 Protocol of Hong et al. (On the Robustness of Reward Models for Language Model Alignment, ICML 2025): prompts, and the models
 that responded, are each known from training or new. Any data with several responses per prompt and the name of the model
-behind each will do; gold scores are a column of it or come from any scorer.
+behind each will do; gold scores are a column of it or come from any scorer (``gold.py`` measures the order).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,10 +21,9 @@ from numpy.typing import ArrayLike
 from poise.data.records import Preference, Text
 from poise.data.splits import held_out, prompt_key
 from poise.errors import ConfigError, DataError, unknown_choice
-from poise.evaluation.bootstrap import Interval, Metric, PromptBootstrap
+from poise.evaluation.items import plain
 from poise.evaluation.metrics.hidden import effective_rank, norm_dispersion
-from poise.evaluation.metrics.rows import BoolArray, FloatArray, mean
-from poise.evaluation.metrics.within_prompt import kendall
+from poise.output import replacing
 
 IN_DOMAIN = "in_domain"
 
@@ -47,16 +48,6 @@ class Generalisation:
 
     train: tuple[Candidate, ...]
     evaluation: Mapping[str, tuple[Candidate, ...]]
-
-
-def labelled(
-    candidates: Sequence[Candidate], scorer: Callable[[Sequence[tuple[Text, Text]]], ArrayLike]
-) -> list[Candidate]:
-    """With the gold scores [n] that ``scorer`` gives to (prompt, response) [n]."""
-    scores = np.asarray(scorer([(one.prompt, one.response) for one in candidates]), dtype=np.float64)
-    if scores.shape != (len(candidates),) or not np.isfinite(scores).all():
-        raise DataError(f"the gold scorer must give one finite number for each of {len(candidates)} responses")
-    return [replace(one, gold=float(score)) for one, score in zip(candidates, scores, strict=True)]
 
 
 def generalisation_splits(
@@ -124,46 +115,34 @@ def gold_pairs(candidates: Sequence[Candidate]) -> list[Preference]:
     return pairs
 
 
-@dataclass(frozen=True)
-class OrderKept:
-    """Mean Kendall τ-b of rewards with gold: ``tau`` by split, ``gap`` = a split less ``in_domain``.
-
-    ``constant`` counts the prompts whose rewards are all equal; they count as τ = 0.
-    """
-
-    tau: dict[str, Interval]
-    gap: dict[str, Interval]
-    constant: dict[str, int]
-
-
-def order_kept(
-    evaluation: Mapping[str, Sequence[Candidate]],
-    rewards: Mapping[str, ArrayLike],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> OrderKept:
-    """τ of ``rewards`` [n] with the gold scores of each split, resampled by prompt over all splits together."""
-    rows: list[tuple[str, str, float]] = []
-    constant = dict.fromkeys(evaluation, 0)
-    for name, candidates in evaluation.items():
-        given = np.asarray(rewards[name], dtype=np.float64)
-        gold = np.array([one.gold for one in candidates])
-        if given.shape != gold.shape or not np.isfinite([given, gold]).all():
-            raise DataError(f"{name}: every response needs one finite reward and one finite gold score")
-        for key, group in _by_prompt(candidates).items():
-            tau = kendall(given[group], gold[group])
-            if np.isfinite(tau):
-                rows.append((key, name, tau))
-                constant[name] += int(np.ptp(given[group]) == 0.0)
-    names, values = np.array([name for _, name, _ in rows]), np.array([tau for _, _, tau in rows])
-    measures: dict[str, Metric] = {name: partial(_mean_of, values, names == name) for name in evaluation}
-    gaps: dict[str, Metric] = {
-        name: partial(_gap, values, names == name, names == IN_DOMAIN) for name in evaluation if name != IN_DOMAIN
+def write_splits(dealt: Generalisation, folder: Path) -> dict[Path, int]:
+    """``train.jsonl`` with preference pairs and a file of responses per split, whole or not at all; rows in each."""
+    pairs = gold_pairs(dealt.train)
+    files: dict[str, list[dict[str, Any]]] = {
+        "train": [
+            {name: plain(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")}
+            | {"strength": pair.strength, "meta": dict(pair.meta)}
+            for pair in pairs
+        ]
     }
-    bootstrap = PromptBootstrap([key for key, _, _ in rows], resamples=resamples, seed=seed)
-    found = bootstrap.intervals(measures)
-    return OrderKept(found, bootstrap.intervals(gaps) if IN_DOMAIN in evaluation else {}, constant)
+    sizes = {"train": len(pairs)}
+    for name, part in dealt.evaluation.items():
+        sizes[name] = len(part)
+        files[name] = [
+            {
+                "prompt": plain(prompt),
+                "responses": [plain(part[i].response) for i in rows],
+                "models": [part[i].model for i in rows],
+                "gold": [part[i].gold for i in rows],
+            }
+            for prompt, rows in _by_prompt(part).items()
+        ]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        with replacing(folder / f"{name}.jsonl") as temporary:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_text(text, encoding="utf8")
+    return {folder / f"{name}.jsonl": count for name, count in sizes.items()}
 
 
 @dataclass(frozen=True)
@@ -194,16 +173,8 @@ def states_kept(states: Mapping[str, ArrayLike], reference: str = IN_DOMAIN, *, 
     )
 
 
-def _by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
+def _by_prompt(candidates: Sequence[Candidate]) -> dict[Text, list[int]]:
+    rows: dict[Text, list[int]] = {}
     for row, one in enumerate(candidates):
-        rows.setdefault(prompt_key(one.prompt), []).append(row)
+        rows.setdefault(one.prompt, []).append(row)
     return rows
-
-
-def _mean_of(values: FloatArray, inside: BoolArray, *, weights: FloatArray) -> FloatArray:
-    return mean(values, weights * inside)
-
-
-def _gap(values: FloatArray, inside: BoolArray, reference: BoolArray, *, weights: FloatArray) -> FloatArray:
-    return mean(values, weights * inside) - mean(values, weights * reference)

@@ -1,9 +1,9 @@
-"""What to evaluate on, by specification: a benchmark, ``pairs:FILE`` or ``ratings:FILE``, all as items to be scored."""
+"""What to evaluate on, by specification: a benchmark, pairs, ratings or responses with gold scores, all as items to be scored."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from poise.data.batch import Targets
@@ -12,12 +12,16 @@ from poise.data.merge import merge_duplicates
 from poise.data.records import Preference, Text, text_length
 from poise.data.splits import prompt_number
 from poise.errors import ConfigError, DataError, unknown_choice
-from poise.evaluation.benchmark import Item
+from poise.evaluation.belief_table import REWARD
+from poise.evaluation.benchmark import Benchmark, Item
 from poise.evaluation.benchmarks import BENCHMARKS, benchmark
-from poise.evaluation.predictions import SetFacts
+from poise.evaluation.gold import GOLD_ORDER, GoldOrder, gold_of, load_responses, with_gold
+from poise.evaluation.predictions import Predictions, SetFacts
 
-Kind = Literal["benchmark", "pairs", "ratings"]
-PAIRS, RATINGS = "pairs:", "ratings:"
+Rules = Benchmark | GoldOrder
+Kind = Literal["benchmark", "pairs", "ratings", "responses"]
+FILES: tuple[Kind, ...] = ("pairs", "ratings", "responses")
+FORMS = ("pairs:FILE", "ratings:FILE", "responses:FILE")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,15 @@ class Reading:
 
 def kind_of(name: str) -> Kind:
     """What a specification names."""
-    if name.startswith(PAIRS):
-        return "pairs"
-    return "ratings" if name.startswith(RATINGS) else "benchmark"
+    return next((kind for kind in FILES if name.startswith(f"{kind}:")), "benchmark")
+
+
+def rules_of(name: str) -> Rules | None:
+    """What makes the official figures of a set; None for pairs and ratings, which have none."""
+    kind = kind_of(name)
+    if kind == "responses":
+        return GOLD_ORDER
+    return benchmark(name) if kind == "benchmark" else None
 
 
 def parse_sets(specs: Sequence[str]) -> list[str]:
@@ -53,10 +63,10 @@ def parse_sets(specs: Sequence[str]) -> list[str]:
     for name in names:
         bare = name.partition("=")[0]
         if kind_of(name) == "benchmark" and bare not in {one.name for one in BENCHMARKS}:
-            choices = [*(one.name for one in BENCHMARKS), "pairs:FILE", "ratings:FILE"]
+            choices = [*(one.name for one in BENCHMARKS), *FORMS]
             raise ConfigError(unknown_choice("evaluation set", bare, choices))
     if not names:
-        raise ConfigError("nothing to evaluate on; name a benchmark, pairs:FILE or ratings:FILE with --on")
+        raise ConfigError(f"nothing to evaluate on; name a benchmark or {', '.join(FORMS)} with --on")
     if len(set(names)) < len(names):
         raise ConfigError("an evaluation set is named twice; name each once")
     return names
@@ -64,10 +74,9 @@ def parse_sets(specs: Sequence[str]) -> list[str]:
 
 def load_set(name: str, reading: Reading = Reading()) -> EvaluationSet:
     """Read one set; ``BENCHMARK=PLACE`` reads the official layout from a file or folder instead of the hub."""
-    if kind_of(name) == "pairs":
-        return _pairs(name, reading)
-    if kind_of(name) == "ratings":
-        return _ratings(name, reading)
+    kind = kind_of(name)
+    if kind != "benchmark":
+        return {"pairs": _pairs, "ratings": _ratings, "responses": _responses}[kind](name, reading)
     bare, _, place = name.partition("=")
     items = tuple(benchmark(bare).load(place or None))
     seen = sum(prompt_number(item.prompt) in reading.known for item in items)
@@ -78,7 +87,7 @@ def load_set(name: str, reading: Reading = Reading()) -> EvaluationSet:
 
 
 def _pairs(name: str, reading: Reading) -> EvaluationSet:
-    source = name.removeprefix(PAIRS)
+    source = name.removeprefix("pairs:")
     loaded = load_preferences(source, reading.on_bad)
     pairs = merge_duplicates(loaded.records)
     fresh = [pair for pair in pairs if prompt_number(pair.prompt) not in reading.known]
@@ -92,7 +101,7 @@ def _pair(pair: Preference, label: float) -> Item:
 
 
 def _ratings(name: str, reading: Reading) -> EvaluationSet:
-    loaded = load_ratings(name.removeprefix(RATINGS), reading.on_bad)
+    loaded = load_ratings(name.removeprefix("ratings:"), reading.on_bad)
     fresh = [one for one in loaded.records if prompt_number(one.prompt) not in reading.known]
     facts = _facts(name, len(loaded.records), len(fresh), loaded.bad)
     return EvaluationSet(
@@ -108,6 +117,33 @@ def _ratings(name: str, reading: Reading) -> EvaluationSet:
             for one in fresh
         ),
     )
+
+
+def _responses(name: str, reading: Reading) -> EvaluationSet:
+    items, bad = load_responses(name.removeprefix("responses:"), reading.on_bad)
+    seen = sum(prompt_number(item.prompt) in reading.known for item in items)
+    notes = (f"{seen:,} of {len(items):,} prompts were trained on",) if seen else ()
+    return EvaluationSet(SetFacts(name, len(bad), notes), items)
+
+
+def judged_by(one: EvaluationSet, gold: Predictions) -> EvaluationSet:
+    """The set with gold scores from another scorer's predictions of it."""
+    theirs = next(given for given in gold.sets if given.facts.name == one.facts.name)
+    if [item.responses for item in theirs.items] != [item.responses for item in one.items]:
+        raise DataError(f"{one.facts.name}: the gold scores are of other responses; remove them and score again")
+    scores = theirs.scored.beliefs[REWARD].mean.double().numpy()
+    notes = (*one.facts.notes, f"gold scores by {gold.scorer['name']}")
+    return EvaluationSet(replace(one.facts, notes=notes), with_gold(one.items, scores))
+
+
+def check_gold(one: EvaluationSet) -> None:
+    """Raises ``DataError`` for a set of responses of which one has no gold score."""
+    for item in one.items if kind_of(one.facts.name) == "responses" else ():
+        if gold_of(item) is None:
+            raise DataError(
+                f"{one.facts.name}: {item.id} has a response without a gold score; give the column gold, or name a scorer with "
+                "--gold"
+            )
 
 
 def _facts(name: str, read: int, fresh: int, bad: Sequence[BadRow]) -> SetFacts:

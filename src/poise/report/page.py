@@ -83,17 +83,15 @@ def render_page(template: str, **values: object) -> str:
         "number": tables.number,
         "percent": tables.percent,
         "bounds": tables.bounds,
-        "excerpt": _excerpt,
+        "excerpt": excerpt,
     }
     environment.globals["style"] = (folder / "style.css").read_text(encoding="utf-8")
     return str(environment.get_template(template).render(**values))
 
 
-def _excerpt(text: str) -> str:
-    """``text`` up to ``MOST_CHARACTERS``, saying what was left out."""
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    return f"{text[:MOST_CHARACTERS]}… [{len(text) - MOST_CHARACTERS:,} more characters]"
+def excerpt(text: str, most: int = MOST_CHARACTERS) -> str:
+    """``text`` up to ``most`` characters, saying what was left out."""
+    return text if len(text) <= most else f"{text[:most]}… [{len(text) - most:,} more characters]"
 
 
 def _counts(result: EvaluationResult) -> list[tuple[str, int]]:

@@ -1,32 +1,38 @@
-"""Evaluations of one or several scorers as one self-contained HTML page, set by set."""
+"""Evaluations of one or several scorers as one self-contained HTML page, set by set, and the same as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from poise.evaluation.compare import Comparison
-from poise.evaluation.result import Interval
-from poise.evaluation.suite import SetResult, SuiteResult
+from poise.evaluation.predictions import Predictions, SetPredictions
+from poise.evaluation.remarkable import UNCERTAIN, WRONG, remarkable
+from poise.evaluation.scalars import SetPairs
+from poise.evaluation.suite import SuiteResult
 from poise.report import tables
-from poise.report.figures import reliability_overlay
-from poise.report.page import render_page
-from poise.report.svg import MARKERS, MUTED, Panel, draw, series_key, series_style
+from poise.report.blocks import Block, Columns, blocks_of
+from poise.report.examples import curve, readable
+from poise.report.figures import reward_panel
+from poise.report.page import excerpt, render_page
+from poise.report.record import Example
+from poise.report.svg import Panel
 
-PAIR_MEASURES = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc", "confidence_auroc", "disagreement_auroc")
+EXAMPLES = 3
+SHOWN, SHOWN_IN_MARKDOWN = 2000, 600
+TESTED = (
+    "p: two-sided, by the bootstrap over prompts. Corrected: by Holm over all rows of this table as one family, so that the chance of a "
+    "single false difference is 5 %. McNemar: a second test of accuracy, exact where pairs are independent, too sure where they "
+    "share prompts; not part of the family."
+)
 
 
 @dataclass(frozen=True)
-class Block:
-    """A table of figures: one row a figure, one column a scorer, trivial scorers last."""
+class Drawn:
+    """An example with its rewards."""
 
-    title: str
-    rows: Mapping[str, Sequence[Interval | None]]
-    labels: Mapping[str, str] = field(default_factory=dict)
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    note: str = ""
-    figure: Panel | None = None
+    example: Example
+    panel: Panel
 
 
 @dataclass(frozen=True)
@@ -37,180 +43,178 @@ class Section:
     subtitle: str
     blocks: Sequence[Block]
     notes: Sequence[str]
+    examples: Sequence[Example]
+
+    def drawn(self, identity: str) -> list[Drawn]:
+        """The examples with their figures."""
+        return [Drawn(one, reward_panel(f"{identity}-example-{i}", one)) for i, one in enumerate(self.examples)]
 
 
-def suite_page(results: Sequence[SuiteResult], comparison: Sequence[Sequence[str]] = (), verdict: str = "") -> str:
-    """``results`` side by side; ``comparison`` are rows of paired differences, ``verdict`` says what they amount to."""
-    names = scorer_names(results)
+@dataclass(frozen=True)
+class Page:
+    """What both forms are made from: ``comparison`` are rows of paired differences, ``verdict`` says what they amount to.
+
+    ``examples`` by set are pairs to read, of one scorer.
+    """
+
+    results: Sequence[SuiteResult]
+    comparison: Sequence[Sequence[str]] = ()
+    verdict: str = ""
+    examples: Mapping[str, Sequence[Example]] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """How scorers are told apart; equal names get numbers."""
+        names: list[str] = []
+        for result in self.results:
+            name = str(result.scorer["name"])
+            names.append(name if name not in names else f"{name} ({len(names) + 1})")
+        return names
+
+    def sections(self, *, drawn: bool) -> list[Section]:
+        """Set by set."""
+        order = dict.fromkeys(one.name for result in self.results for one in result.sets)
+        found = [{one.name: one for one in result.sets} for result in self.results]
+        utilities = [str(result.scorer.get("utility", "mean")) for result in self.results]
+        utility = utilities[0]
+        if len(set(utilities)) > 1:
+            utility = ", ".join(f"{one} ({name})" for one, name in zip(utilities, self.names, strict=True))
+        sections = []
+        for number, name in enumerate(order):
+            columns = Columns(self.names, [one.get(name) for one in found], f"set-{number}" if drawn else "")
+            known = columns.known
+            subtitle = f"{known.items:,} items, {known.responses:,} responses"
+            blocks = blocks_of(columns, utility)
+            sections.append(Section(name, subtitle, blocks, _notes(columns), (self.examples or {}).get(name, ())))
+        return sections
+
+
+def suite_page(
+    results: Sequence[SuiteResult],
+    comparison: Sequence[Sequence[str]] = (),
+    verdict: str = "",
+    examples: Mapping[str, Sequence[Example]] | None = None,
+) -> str:
+    """``results`` side by side as HTML; see ``Page``."""
+    page = Page(results, comparison, verdict, examples)
+    names = page.names
     return render_page(
         "suite.html.jinja",
         title=" and ".join(names) if len(names) < 4 else f"{len(names)} scorers",
         names=names,
         verdict=verdict,
         comparison=comparison,
-        sections=_sections(results, names, drawn=True),
+        tested=TESTED,
+        sections=[(one, one.drawn(f"set-{i}")) for i, one in enumerate(page.sections(drawn=True))],
         facts=[_facts(result) for result in results],
         resamples=results[0].resamples,
+        shown=SHOWN,
     )
 
 
-def suite_markdown(results: Sequence[SuiteResult], comparison: Sequence[Sequence[str]] = (), verdict: str = "") -> str:
-    """The page's tables and notes as Markdown, for a model card."""
-    names = scorer_names(results)
-    parts = [f"# Evaluation of {', '.join(names)}", verdict]
+def suite_markdown(
+    results: Sequence[SuiteResult],
+    comparison: Sequence[Sequence[str]] = (),
+    verdict: str = "",
+    examples: Mapping[str, Sequence[Example]] | None = None,
+) -> str:
+    """The page without its figures, whose numbers stand in tables, for a model card."""
+    page = Page(results, comparison, verdict, examples)
+    parts = [f"# Evaluation of {', '.join(page.names)}", verdict]
     if comparison:
-        parts += ["## Paired differences", tables.markdown_table(comparison[0], comparison[1:])]
-    for section in _sections(results, names, drawn=False):
-        parts += [f"## {section.name}", section.subtitle]
+        parts += ["## Paired differences", tables.markdown_table(comparison[0], comparison[1:]), TESTED]
+    for section in page.sections(drawn=False):
+        parts += [f"## {section.name}", section.subtitle, *(f"- {note}" for note in section.notes)]
         for block in section.blocks:
-            rows = [
-                [
-                    block.labels.get(key, key),
-                    *("—" if one is None else tables.value_with_bounds(one) for one in intervals),
-                    *(tables.number(values[key]) if key in values else "" for values in block.baselines.values()),
-                ]
-                for key, intervals in block.rows.items()
-            ]
-            table = tables.markdown_table(["", *names, *block.baselines], rows)
-            parts += [f"### {block.title}", block.note.partition(" Grey:")[0], table]
-        parts += [f"- {note}" for note in section.notes]
+            parts += _block(block, page.names)
+        if section.examples:
+            parts += ["### Examples to read", *map(_example, section.examples)]
     parts.append(f"In brackets: 95 % intervals from {results[0].resamples:,} resamples of prompts.")
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
-def scorer_names(results: Sequence[SuiteResult]) -> list[str]:
-    """How scorers are told apart; equal names get numbers."""
-    names: list[str] = []
-    for result in results:
-        name = str(result.scorer["name"])
-        names.append(name if name not in names else f"{name} ({len(names) + 1})")
-    return names
-
-
 def comparison_rows(found: Comparison) -> list[list[str]]:
-    """Header and rows of paired differences."""
+    """Header and rows of paired differences; McNemar's test where one of them has it."""
+    exact = any(one.mcnemar is not None for one in found.differences)
     header = ["set", "figure", "scorer", f"minus {found.differences[0].reference}", "p", "corrected", ""]
-    return [header] + [
-        [
-            one.name,
-            one.figure,
-            one.scorer,
-            tables.value_with_bounds(one.difference),
-            tables.number(one.p),
-            tables.number(one.p_holm),
-            "" if one.significant else "not significant",
-        ]
-        for one in found.differences
-    ]
+    rows = []
+    for one in found.differences:
+        second = [] if not exact else ["" if one.mcnemar is None else tables.number(one.mcnemar)]
+        difference = tables.value_with_bounds(one.difference)
+        tested = [tables.number(one.p), tables.number(one.p_holm), *second]
+        said = "" if one.significant else "not significant"
+        rows.append([one.name, one.figure, one.scorer, difference, *tested, said])
+    return [[*header[:-1], *(["McNemar"] if exact else []), ""], *rows]
 
 
-def _sections(results: Sequence[SuiteResult], names: Sequence[str], *, drawn: bool) -> list[Section]:
-    order = dict.fromkeys(one.name for result in results for one in result.sets)
-    found = [{one.name: one for one in result.sets} for result in results]
-    return [_section(number, name, names, [f.get(name) for f in found], drawn) for number, name in enumerate(order)]
+def examples_of(predictions: Predictions, each: int = EXAMPLES) -> dict[str, list[Example]]:
+    """By set, the pairs that the scorer is most certain and wrong about, and those it is least certain of."""
+    found = {one.facts.name: _examples(one, each) for one in predictions.sets}
+    return {name: examples for name, examples in found.items() if examples}
 
 
-def _section(number: int, name: str, names: Sequence[str], sets: Sequence[SetResult | None], drawn: bool) -> Section:
-    known = next(one for one in sets if one is not None)
-    blocks = []
-    if known.figures:
-        blocks.append(_official(f"set-{number}" if drawn else "", names, sets, known))
-    if known.pairs is not None:
-        blocks.append(_pairwise(f"set-{number}-pairs" if drawn else "", names, sets))
-    if known.bias:
-        keys = dict.fromkeys(key for one in sets if one for key in one.bias)
-        rows = {key: [one.bias.get(key) if one else None for one in sets] for key in keys}
-        note = "Rank correlation of the rewards, within one prompt's responses, with length and with markdown at equal length."
-        blocks.append(Block("What the rewards follow besides quality", rows, note=note))
-    blocks += [_rating(i, sets, one.attribute) for i, one in enumerate(known.ratings)]
+def _examples(one: SetPredictions, each: int) -> list[Example]:
+    if not any(item.better for item in one.items):
+        return []
+    pairs = SetPairs.of(one)
+    p, seen = pairs.p, set()
+    examples: list[Example] = []
+    for title, row in remarkable(p, pairs.label, 8 * each, titles=(WRONG, UNCERTAIN)):
+        number, better, worse = pairs.rows[row]
+        item = one.items[number]
+        if (title, item.prompt) in seen or sum(other.title == title for other in examples) == each:
+            continue  # another pair of the same prompt tells nothing new
+        seen.add((title, item.prompt))
+        examples.append(
+            Example(
+                title=title,
+                prompt=readable(item.prompt),
+                chosen=readable(item.responses[better]),
+                rejected=readable(item.responses[worse]),
+                label=float(pairs.label[row]),
+                p_chosen=float(p[row]),
+                chosen_curve=curve(pairs.better[row]),
+                rejected_curve=curve(pairs.worse[row]),
+            )
+        )
+    return examples
+
+
+def _notes(columns: Columns) -> list[str]:
     said: dict[str, list[str]] = {}
-    for label, one in zip(names, sets, strict=True):
+    for label, one in zip(columns.names, columns.sets, strict=True):
         for text in [] if one is None else [*one.notes, *(f"{n:,} {what}" for what, n in one.counts.items())]:
             said.setdefault(text, []).append(label)
-    notes = [text if len(who) == len(names) else f"{', '.join(who)}: {text}" for text, who in said.items()]
-    return Section(name, f"{known.items:,} items, {known.responses:,} responses", blocks, notes)
+    return [text if len(who) == len(columns.names) else f"{', '.join(who)}: {text}" for text, who in said.items()]
 
 
-def _official(identity: str, names: Sequence[str], sets: Sequence[SetResult | None], known: SetResult) -> Block:
-    rows = {key: [one.figures.get(key) if one else None for one in sets] for key in known.figures}
-    return Block(
-        "Official figures",
-        rows,
-        baselines=known.baselines,
-        note="By the benchmark's own rules; the first row is its headline. Grey: | longer wins, × random.",
-        figure=_dots(identity, names, rows, known.baselines) if identity else None,
-    )
-
-
-def _pairwise(identity: str, names: Sequence[str], sets: Sequence[SetResult | None]) -> Block:
-    pairs = [one.pairs if one else None for one in sets]
-    known = [key for key in PAIR_MEASURES if any(p and key in p.metrics for p in pairs)]
-    labels = {key: f"{tables.MEASURES[key].label} {tables.MEASURES[key].better}" for key in known}
-    drawable = {name: p for name, p in zip(names, pairs, strict=True) if p and p.reliability}
-    longer = next((p.baselines["longer_wins"] for p in pairs if p and "longer_wins" in p.baselines), None)
-    return Block(
-        "P(better ≻ worse)",
-        {key: [p.metrics.get(key) if p else None for p in pairs] for key in known},
-        labels,
-        {"longer wins": {"accuracy": longer.value}} if longer else {},
-        note="Ties count half; stated confidence against the share that came true.",
-        figure=reliability_overlay(identity, drawable) if drawable and identity else None,
-    )
-
-
-def _rating(number: int, sets: Sequence[SetResult | None], attribute: str) -> Block:
-    found = [next((r for r in one.ratings if r.attribute == attribute), None) if one else None for one in sets]
-    first = next(r for r in found if r is not None)
-    metrics = [
-        r.metrics | {f"best of n: {key}": value for key, value in r.best_of_n.items()} if r else {} for r in found
+def _block(block: Block, names: Sequence[str]) -> list[str]:
+    rows = [
+        [
+            block.labels.get(key, key),
+            *("—" if one is None else tables.value_with_bounds(one) for one in intervals),
+            *(tables.number(values[key]) if key in values else "" for values in block.baselines.values()),
+        ]
+        for key, intervals in block.rows.items()
     ]
-    keys = dict.fromkeys(key for one in metrics for key in one)
-    floor = ""
-    if first.floor:
-        floor = (
-            f" W1 against half of the raters: the other half reaches {tables.number(first.floor['split_half'])}, the "
-            f"pooled ratings {tables.number(first.floor['marginal'])}, the other half's mean alone "
-            f"{tables.number(first.floor['point'])}."
-        )
-    return Block(
-        f"Ratings: {attribute}",
-        {key: [one.get(key) for one in metrics] for key in keys},
-        note=f"{first.items:,} items, {first.raters:.1f} raters each.{floor}",
-    )
+    table = tables.markdown_table(["", *names, *block.baselines], rows) if rows else ""
+    parts = [f"### {block.title}", block.note.partition(" Grey:")[0], table]
+    for plot in block.plots:
+        parts += [f"{plot.title}: {plot.caption}", tables.markdown_table(plot.header, plot.rows)]
+    return parts
 
 
-def _dots(
-    identity: str,
-    names: Sequence[str],
-    rows: Mapping[str, Sequence[Interval | None]],
-    baselines: Mapping[str, Mapping[str, float]],
-) -> Panel:
-    """Every figure with its interval, scorers side by side, trivial scorers as grey marks."""
-    title = f"Official figures of {', '.join(names)}"
-    keys = list(rows)
-
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for number in range(len(names)):
-            shift = 0.22 * (number - (len(names) - 1) / 2)
-            for place, key in enumerate(keys):
-                interval = rows[key][number]
-                if interval is None:
-                    continue
-                style = series_style(number)
-                axes.plot([interval.low, interval.high], [place + shift] * 2, color=style["color"], linewidth=1.2)
-                marker = MARKERS[number % len(MARKERS)]
-                axes.plot([interval.value], [place + shift], marker=marker, markersize=4.5, color=style["color"])
-        for mark, values in zip("|x", baselines.values(), strict=False):
-            shown = [(values[key], place) for place, key in enumerate(keys) if key in values]
-            axes.plot(*zip(*shown, strict=True), mark, color=MUTED, markersize=6)
-        axes.set_yticks(range(len(keys)), keys)
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-
-    legend = [series_key(name, number) for number, name in enumerate(names)]
-    height = 0.9 + 0.26 * len(keys) * max(1.0, 0.6 * len(names))
-    return Panel(title, draw(identity, title, (6.2, min(height, 14.0)), paint), tuple(legend))
+def _example(one: Example) -> str:
+    """Folded, and fenced so that nothing in the texts is read as Markdown or HTML."""
+    head = f"{one.title}: P(chosen ≻ rejected) = {tables.number(one.p_chosen)}, label {tables.number(one.label, 2)}"
+    texts = {"Prompt": one.prompt, "Chosen": one.chosen, "Rejected": one.rejected}
+    parts = [f"<details><summary>{head}</summary>"]
+    for speaker, text in texts.items():
+        shown = excerpt(text, SHOWN_IN_MARKDOWN)
+        longest = max((len(run) for run in "".join(c if c == "`" else " " for c in shown).split()), default=0)
+        fence = "`" * max(3, longest + 1)
+        parts.append(f"{speaker}:\n\n{fence}text\n{shown}\n{fence}")
+    return "\n\n".join([*parts, "</details>"])
 
 
 def _facts(result: SuiteResult) -> list[tuple[str, str]]:

@@ -38,6 +38,7 @@ MEASURES = {
     "accuracy_at_80": Measure("Accuracy, surest 80 %", "↑", "if it may abstain on a fifth"),
     "confidence_auroc": Measure("Confidence AUROC", "↑", "certainty tells right from wrong"),
     "disagreement_auroc": Measure("Disagreement AUROC", "↑", "uncertain where raters split"),
+    "length_gap": Measure("Length gap", "→ 0", "accuracy where the longer is better, less where it is worse"),
 }
 """Known metrics in the order of the tables; others follow under their own name."""
 

@@ -38,6 +38,9 @@ def _panel_of(key: str) -> tuple[int, str, str] | None:
         position = list(MEASURES).index(rest) if rest in MEASURES else len(MEASURES)
         label = MEASURES[rest].label if rest in MEASURES else rest.replace("_", " ")
         return 1 + position, f"{label}, held out", label
+    if prefix == "benchmark":
+        name, _, figure = rest.partition("/")
+        return 60, f"{name}: {figure}", figure
     if "sigma" in key or prefix == "std":
         return 90, "Reward spread σ", "σ (reward units)"
     return (99, "Learning rate", "learning rate") if key == "learning_rate" else None
@@ -95,7 +98,9 @@ def _training_panel(
         axes.set_ylabel(unit)
         axes.yaxis.set_major_formatter("{x:g}")
 
-    named = [key.removeprefix("loss/").removeprefix("eval/").replace("_", " ") for key in series]
+    named = [
+        key.removeprefix("benchmark/").removeprefix("loss/").removeprefix("eval/").replace("_", " ") for key in series
+    ]
     key = tuple(series_key("total" if name == "loss" and len(named) > 1 else name, n) for n, name in enumerate(named))
     return Panel(title, draw(identity, f"Training curve: {title}", (3.6, 2.4), paint), key if len(key) > 1 else ())
 

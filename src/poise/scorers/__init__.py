@@ -22,8 +22,11 @@ FORMS = (
 )
 
 
-def open_scorer(spec: str, *, device: str = "auto") -> Scorer:
-    """A scorer by specification; see ``FORMS``. Raises ``ConfigError`` or ``CheckpointError`` for what is none of them."""
+def open_scorer(spec: str, *, device: str = "auto", raw: bool = False) -> Scorer:
+    """A scorer by specification; see ``FORMS``. Raises ``ConfigError`` or ``CheckpointError`` for what is none of them.
+
+    ``raw`` leaves the calibration of a run out; nothing else that scores has one.
+    """
     if spec.startswith(("http://", "https://")):
         return Endpoint(spec)
     if spec.startswith("judge:"):
@@ -35,4 +38,4 @@ def open_scorer(spec: str, *, device: str = "auto") -> Scorer:
         raise ConfigError(f"no model was named; give {FORMS}")
     if Classifier.recognises(spec):
         return Classifier.load(spec, device=device)
-    return Own.load(spec, device=device)
+    return Own.load(spec, device=device, raw=raw)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from poise.data.chat import SHORTEN, ChatEncoder, Encoded
-from poise.data.records import Message, Text
+from poise.data.chat import Encoded
+from poise.data.records import Text
 from poise.distributions import Link, Point, RewardDistribution
 from poise.errors import DataError
 from poise.evaluation.predictions import Scored
@@ -29,30 +29,10 @@ class Scorer(ABC):
         """What is believed about every response, in order."""
 
 
-def conversation(prompt: Text, response: Text) -> tuple[Text, Text]:
-    """Plain strings as messages. A benchmark may hold a blank response, which is scored like any other."""
-    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return asked, (Message("assistant", response),) if isinstance(response, str) else response
-
-
-def encode(encoder: ChatEncoder, texts: Texts, name: str) -> list[Encoded]:
-    """Encode texts of which none is left out: a response that is too long loses its end, and that is counted.
-
-    Raises ``DataError`` for a text that cannot be read at all.
-    """
-    encoded = encoder.encode_many(texts)
-    for number, (text, one) in enumerate(zip(texts, encoded, strict=True)):
-        if one.remedy == SHORTEN:
-            encoded[number] = one = encoder.encode_beginning(*text)
-        if one.problem:
-            raise DataError(f"{name}: {one.problem}; {one.remedy}")
-    return encoded
-
-
 def scored(beliefs: Mapping[str, RewardDistribution], encoded: Sequence[Encoded]) -> Scored:
     """Beliefs with the counts of what was read."""
-    counts = ([getattr(one, name) for one in encoded] for name in ("cut", "cut_response"))
-    return Scored(beliefs, [len(one.ids) for one in encoded], *counts)
+    cut, lost = ([getattr(one, name) for one in encoded] for name in ("cut", "cut_response"))
+    return Scored(beliefs, [len(one.ids) for one in encoded], cut, lost)
 
 
 def point(scores: ArrayLike, where: str) -> Point:

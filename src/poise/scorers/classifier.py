@@ -27,8 +27,9 @@ from poise.checkpoint import is_checkpoint
 from poise.data.chat import ChatEncoder
 from poise.errors import BackboneError
 from poise.evaluation.belief_table import REWARD
+from poise.evaluation.encoding import conversation, encode
 from poise.evaluation.predictions import Scored
-from poise.scorers.base import Scorer, Texts, conversation, encode, point, scored
+from poise.scorers.base import Scorer, Texts, point, scored
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

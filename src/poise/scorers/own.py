@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from poise.evaluation.belief_table import REWARD
+from poise.evaluation.encoding import conversation, encode
 from poise.evaluation.predictions import Scored
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
-from poise.scorers.base import Scorer, Texts, conversation, encode, scored
+from poise.scorers.base import Scorer, Texts, scored
 
 
 class Own(Scorer):
@@ -21,9 +23,9 @@ class Own(Scorer):
         self.facts: Mapping[str, Any] = {"name": name, "kind": "poise"} | model.facts()
 
     @classmethod
-    def load(cls, folder: str, *, device: str = "auto") -> Own:
-        """From a run or checkpoint folder."""
-        return cls(RewardModel.load(folder, device=device), Path(folder).name)
+    def load(cls, folder: str, *, device: str = "auto", raw: bool = False) -> Own:
+        """From a run or checkpoint folder; ``raw`` leaves its calibration out."""
+        return cls(RewardModel.load(folder, device=device, raw=raw), Path(folder).name)
 
     def score(self, texts: Texts) -> Scored:  # noqa: D102
         meant = [conversation(*text) if self.model.conversational else text for text in texts]
@@ -32,4 +34,4 @@ class Own(Scorer):
         beliefs = {REWARD: self.model.predict_features(features)}
         if self.model.scales:
             beliefs |= self.model.rate_features(features)
-        return scored(beliefs, encoded)
+        return replace(scored(beliefs, encoded), states=features.response.float().cpu().numpy())

@@ -30,13 +30,14 @@ from poise.live import LiveBackbone, Rows
 from poise.methods import Method, method_class
 from poise.pairing import PairTexts
 from poise.training import fsdp
+from poise.training.benchmarks import PREFIX, BenchmarkTexts, undisturbed
 from poise.training.material import Material, TextData, thinned
 from poise.training.monitor import MetricsLog, Reporter
 from poise.training.order import EpochOrder
 from poise.training.recipe import Recipe, Stage
 from poise.training.state import deferred_interrupts
 from poise.training.step import Collator, RewardModule
-from poise.training.trainer import COMPLETE, WEIGHTS, Patience, RewardTrainer, last_complete
+from poise.training.trainer import COMPLETE, WEIGHTS, Patience, Periodic, RewardTrainer, last_complete
 
 STAGES = "stages"
 OURS = frozenset(
@@ -164,9 +165,15 @@ def _train(
             draw_seed=lambda step, slot: _seed(recipe.seed, number, step, slot, purpose=1),
             callbacks=[watch, *_patience(stage)],
         )
+        benchmarks, every = data.benchmarks, recipe.training.benchmark_every
+        if benchmarks and every is not None:
+            trainer.add_callback(Periodic(every, lambda: trainer.note(lambda: _benchmarks(trained, benchmarks))))
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         if watch.stopped:
             raise KeyboardInterrupt
+        step = trainer.state.global_step
+        if benchmarks and not processes.once(lambda: log.holds(number, step, PREFIX)):
+            trainer.note(lambda: _benchmarks(trained, benchmarks))
 
 
 def _patience(stage: Stage) -> list[TrainerCallback]:
@@ -321,6 +328,16 @@ def _measure(module: RewardModule, watched: dict[str, PairTexts], labels: str) -
         found[f"{name}/brier"] = float(metrics.brier(p, y))
         found[f"{name}/ece"] = float(metrics.expected_calibration_error(p, y))
     module.train()
+    return found
+
+
+def _benchmarks(module: RewardModule, sets: Sequence[BenchmarkTexts]) -> dict[str, float]:
+    """The headlines of benchmarks; the processes read them together."""
+    found: dict[str, float] = {}
+    with undisturbed(module):
+        for one in sets:
+            said = _by_blocks(module.live, one.texts, one.keys, lambda rows: module(rows).output.reward.to("cpu"))
+            found |= one.figures(RewardDistribution.concatenate(said))
     return found
 
 

@@ -25,6 +25,7 @@ from poise.evaluation import metrics
 from poise.features import Features, unit_scale
 from poise.methods import Method
 from poise.pairing import PairFeatures
+from poise.training.benchmarks import PREFIX, undisturbed
 from poise.training.diagnostics import diagnostics
 from poise.training.material import HeadData, Material, thinned
 from poise.training.monitor import MetricsLog, Reporter, Silent
@@ -101,6 +102,7 @@ class StageRun:
         self.method, self.stage, self.number, self.seed = method, recipe.stages[number], number, recipe.seed
         self.previous, self.material, labels = previous, material, recipe.data.labels
         self.features = data.features if method.needs_prompt_state else Features(data.features.response)
+        self.benchmarks = data.benchmarks
         self.curation: dict[str, float] = {}
         if self.stage.curate != "no":
             self._curate()
@@ -153,6 +155,8 @@ class StageRun:
                     raise KeyboardInterrupt
         if self.best is not None:
             self.method.load_state_dict(self.best)
+        if log is not None:
+            self._benchmark(log, reporter)
         if path is not None:
             write_state(path, self._state(self.steps))
 
@@ -230,6 +234,20 @@ class StageRun:
             metric = f"{'validation' if 'validation' in self.watched else 'eval'}/{self.stage.select}"
             self._keep_best(-found[metric] if self.stage.select == "accuracy" else found[metric])
         return found
+
+    def _benchmark(self, log: MetricsLog, reporter: Reporter) -> None:
+        """The headline of the recipe's benchmarks, once, with the weights that the stage ends with."""
+        if not self.benchmarks or log.holds(self.number, self.steps, PREFIX):
+            return
+        figures: dict[str, float] = {}
+        reporter.begin(f"stage {self.stage.name}: benchmarks", len(self.benchmarks))
+        with undisturbed(self.method):
+            for done, one in enumerate(self.benchmarks, start=1):
+                assert one.features is not None
+                figures |= one.figures(self.method(one.features).reward)
+                reporter.advance(done)
+        place = {"stage": self.stage.name, "stage_number": self.number, "step": self.steps}
+        log.write(**place, epoch=self.stage.epochs, **figures)
 
     def _keep_best(self, score: float) -> None:
         self.since_best += 1

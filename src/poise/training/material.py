@@ -12,13 +12,14 @@ from torch import Tensor
 
 from poise.data.batch import Batch, Targets
 from poise.data.chat import Encoded
+from poise.data.difficulty import curate
 from poise.data.ratings import Ratings
 from poise.distributions import RewardDistribution
 from poise.features import Features
 from poise.methods import Method
-from poise.methods.curation import curate
 from poise.pairing import PairFeatures, PairTexts
 from poise.rated import RatedFeatures, RatedTexts
+from poise.training.benchmarks import BenchmarkTexts
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class HeadData:
     """Features to train on and to watch.
 
     ``train``: pairs; ``rated``: rated responses; either may be absent, not both. ``evaluate`` is only logged;
-    ``validate`` is what a stage selects its best epoch by; ``watched`` are further sets to log. ``token_rows`` [K, H]: the backbone's output weights of the
-    method's rating tokens, for heads that start from them.
+    ``validate`` is what a stage selects its best epoch by; ``watched`` are further sets to log, ``benchmarks`` those of a stage's end.
+    ``token_rows`` [K, H]: the backbone's output weights of the method's rating tokens, for heads that start from them.
     """
 
     train: PairFeatures | None
@@ -36,6 +37,7 @@ class HeadData:
     rated: RatedFeatures | None = None
     watched: Mapping[str, PairFeatures] = field(default_factory=dict)
     token_rows: Tensor | None = None
+    benchmarks: tuple[BenchmarkTexts, ...] = ()
 
     @property
     def rated_attributes(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ class TextData:
     validate: PairTexts | None = None
     rated: RatedTexts | None = None
     watched: Mapping[str, PairTexts] = field(default_factory=dict)
+    benchmarks: tuple[BenchmarkTexts, ...] = ()
 
     @cached_property
     def texts(self) -> tuple[Encoded, ...]:

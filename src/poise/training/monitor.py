@@ -97,6 +97,12 @@ class MetricsLog:
         temporary.write_text(text, encoding="utf8")
         temporary.replace(self.path)
 
+    def holds(self, stage_number: int, step: int, prefix: str) -> bool:
+        """Whether a stage's step has a line with a key that begins so."""
+        lines = self.read() if self.path.exists() else []
+        mine = (line for line in lines if (line["stage_number"], line["step"]) == (stage_number, step))
+        return any(key.startswith(prefix) for line in mine for key in line)
+
     def read(self) -> list[dict[str, Any]]:
         """All complete lines."""
         lines = []

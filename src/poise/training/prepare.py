@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from poise import processes
 from poise.backbone import Backbone
 from poise.data.batch import Targets
-from poise.data.records import Preference
-from poise.data.splits import prompt_key, shares
+from poise.data.records import Preference, Rating
+from poise.data.splits import prompt_key, prompt_number, shares
 from poise.errors import ConfigError, PoiseError
+from poise.extraction import extract
 from poise.feature_cache import FeatureCache, default_cache
 from poise.methods import Method, method_class
 from poise.pairing import PairFeatures, PairTexts, encode_pairs, pair_features
 from poise.rated import RatedFeatures, RatedTexts, encode_ratings, rated_features
+from poise.training.benchmarks import BenchmarkTexts, load_benchmarks
 from poise.training.material import HeadData, TextData
 from poise.training.monitor import Bars, Reporter
 from poise.training.recipe import Recipe
@@ -83,6 +86,21 @@ def head_data(backbone: Backbone, split: Split, recipe: Recipe, reporter: Report
         reporter.say(f"rated responses: {len(made):,}, rated on {', '.join(wanted)}{_left_out(made)}")
         return made
 
+    def benchmarks() -> tuple[BenchmarkTexts, ...]:
+        return tuple(
+            replace(
+                one,
+                features=extract(
+                    backbone,
+                    one.texts,
+                    cache,
+                    prompt_states=states,
+                    progress=progress_of(reporter, f"features: {one.label}"),
+                ),
+            )
+            for one in _benchmarks(backbone, split, recipe, reporter)
+        )
+
     return HeadData(
         train=pairs(split.training, "training pairs"),
         evaluate=pairs(split.evaluation, "evaluation pairs"),
@@ -90,6 +108,7 @@ def head_data(backbone: Backbone, split: Split, recipe: Recipe, reporter: Report
         rated=rated(),
         watched={name: pairs(part, f"{name} pairs") for name, part in split.watched.items()},
         token_rows=token_rows,
+        benchmarks=benchmarks() if processes.first() else (),
     )
 
 
@@ -121,7 +140,14 @@ def text_data(backbone: Backbone, split: Split, recipe: Recipe, reporter: Report
         validate=pairs(split.validation, "validation pairs") if split.validation else None,
         rated=encode_ratings(backbone, split.ratings, wanted) if rated else None,
         watched={name: pairs(part, f"{name} pairs") for name, part in split.watched.items()},
+        benchmarks=_benchmarks(backbone, split, recipe, reporter),
     )
+
+
+def _benchmarks(backbone: Backbone, split: Split, recipe: Recipe, reporter: Reporter) -> tuple[BenchmarkTexts, ...]:
+    records: list[Preference | Rating] = [*split.training, *split.ratings]
+    known = {prompt_number(record.prompt) for record in records} if recipe.training.benchmarks else set()
+    return load_benchmarks(backbone, recipe, known, conversational=split.conversational, reporter=reporter)
 
 
 def off_grid_mass(backbone: Backbone, recipe: Recipe, data: HeadData, reporter: Reporter) -> float | None:

@@ -12,6 +12,7 @@ import yaml
 
 from poise.backbone import BackboneConfig
 from poise.errors import ConfigError
+from poise.evaluation.sets import parse_sets
 from poise.methods import method_class
 from poise.training.schema import build, plain
 
@@ -65,7 +66,7 @@ class Stage:
     stages take their shares one after the other, so shares that add up to 1 are disjoint. ``batch_size`` counts pairs.
     ``select`` is the metric on the validation pairs by which the best epoch is kept ("none" keeps the last);
     ``patience`` stops after so many epochs without a better one. ``curate`` thins out the easy pairs until those the
-    previous stage is unsure or wrong about are half (methods/curation.py); what it is wrong about is mostly mislabelled
+    previous stage is unsure or wrong about are half (data/difficulty.py); what it is wrong about is mostly mislabelled
     where labels are noisy, and can be dropped or flipped.
     """
 
@@ -121,6 +122,9 @@ class TrainingConfig:
     makes of a batch, but accumulation reads every text once more, without gradient. ``micro`` saves that: the loss is the
     mean of the micro-batches' own, so that means over a batch (BSR, standardisation, masked labels) see a micro-batch only.
     ``arguments``: any other field of transformers' TrainingArguments.
+
+    ``benchmarks`` are evaluation sets as ``poise evaluate --on`` takes them, whose headline is logged at the end of every stage
+    and, through the backbone, after every ``benchmark_every`` steps. Prompts of benchmarks stay in the training data.
     """
 
     update: Literal["head", "full", "lora"] = "head"
@@ -129,8 +133,17 @@ class TrainingConfig:
     loss_over: Literal["step", "micro"] = "step"
     lora: LoraOptions = field(default_factory=LoraOptions)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    benchmarks: tuple[str, ...] = ()
+    benchmark_every: int | None = None
 
     def __post_init__(self) -> None:
+        if self.benchmarks:
+            parse_sets(self.benchmarks)
+        if self.benchmark_every is not None and (self.benchmark_every < 1 or self.update == "head"):
+            raise ConfigError(
+                f"benchmark_every is {self.benchmark_every}; give a number of steps, and update: full or lora (heads are "
+                "measured at the end of each stage)"
+            )
         if self.accumulation < 1:
             raise ConfigError(f"accumulation is {self.accumulation}; it must be at least 1")
         if self.update == "head" and self.arguments:
@@ -184,10 +197,10 @@ def parse_recipe(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
     """A mapping (with ``a.b.0.c=value`` overrides on top) → a recipe. Raises ``ConfigError`` for anything unmeant."""
     if not isinstance(given, Mapping):
         raise ConfigError("the recipe is not a mapping; write keys such as data:, backbone:, method:")
-    tree = _copied(given)
+    tree = copied(given)
     _fill_stages(tree, overrides)
     for override in overrides:
-        _set(tree, override)
+        set_value(tree, override)
     for key in ("data", "method"):
         if key not in tree:
             raise ConfigError(f"{key} is missing from the recipe; add it")
@@ -235,7 +248,7 @@ def _fill_stages(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     choice = tree.get("method")
     name = named[-1] if named else choice.get("name") if isinstance(choice, dict) else choice
     if tree.get("stages") is None and isinstance(name, str):
-        tree["stages"] = [_copied(stage) for stage in method_class(name).default_stages]
+        tree["stages"] = [copied(stage) for stage in method_class(name).default_stages]
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -246,7 +259,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: not a text file; give a YAML recipe") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe file") from None
-    given = _yaml(text, str(path))
+    given = parse_yaml(text, str(path))
     if given is None:
         raise ConfigError(f"{path}: the recipe is empty; it needs at least data: and method:")
     try:
@@ -255,12 +268,12 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _set(tree: Any, override: str) -> None:
+def set_value(tree: Any, override: str) -> None:
     """Apply ``stages.0.learning_rate=1e-5`` in place."""
     place, equals, value = override.partition("=")
     if not equals or not place:
         raise ConfigError(f"--set {override!r} has no key and value; write key.key=value, e.g. stages.0.epochs=3")
-    parsed = _yaml(value, f"--set {override!r}")
+    parsed = parse_yaml(value, f"--set {override!r}")
     *path, last = place.split(".")
     for i, key in enumerate(path):
         inside = ".".join(path[: i + 1])
@@ -283,11 +296,11 @@ def _set(tree: Any, override: str) -> None:
         raise ConfigError(f"--set {override!r}: {place!r} does not exist; what holds it is a single value")
 
 
-def _yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
     """Parsed YAML; ``where`` opens the message about what is wrong with it."""
     try:
         given = yaml.safe_load(text)
-        _copied(given)  # endless where an alias holds itself
+        copied(given)  # endless where an alias holds itself
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
@@ -307,7 +320,8 @@ def _item(items: list[Any], key: str, where: str) -> Any:
     return items[int(key)]
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """Mappings and lists all the way down, free to be changed."""
     if isinstance(value, Mapping):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: copied(v) for k, v in value.items()}
+    return [copied(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -151,6 +151,14 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
         self.mark = now, tokens
         return {"unique_tokens": float(tokens), "unique_tokens_per_s": (tokens - before) / (now - then)}
 
+    def note(self, measure: Callable[[], dict[str, float]]) -> None:
+        """Log what ``measure`` finds; the time it takes is left out of the throughput."""
+        began, due = perf_counter(), self.control.should_log
+        found = measure()
+        self.mark = self.mark[0] + perf_counter() - began, self.mark[1]
+        self.log(found)
+        self.control.should_log = due  # a log line would take away the step's own
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -216,6 +224,17 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
             rotate_checkpoints(str(self.args.output_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+
+class Periodic(TrainerCallback):  # type: ignore[misc]
+    """Does ``work`` after every so many steps; after the last one there is the end of the stage."""
+
+    def __init__(self, every: int, work: Callable[[], None]) -> None:
+        self.every, self.work = every, work
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.work()
 
 
 class Patience(TrainerCallback):  # type: ignore[misc]

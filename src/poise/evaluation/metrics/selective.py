@@ -63,14 +63,7 @@ def accuracy_at_coverage(
     weights: ArrayLike | None = None,
 ) -> FloatArray:
     """Accuracy among the most certain share ``coverage`` of pairs; a block of equal confidence enters in proportion."""
-    if not 0.0 < coverage <= 1.0:
-        raise ConfigError(f"coverage={coverage}; it is a share of the pairs in (0, 1]")
-    blocks = _confidence_blocks(p, y, tie, weights)
-    wanted = coverage * blocks.weight.sum(axis=-1)
-    before = np.cumsum(blocks.weight, axis=-1) - blocks.weight
-    taken = np.clip(wanted[..., None] - before, 0.0, blocks.weight)
-    errors = (taken * np.nan_to_num(ratio(blocks.errors, blocks.weight))).sum(axis=-1)
-    return 1.0 - ratio(errors, wanted)
+    return abstention_curve(p, y, tie, budgets=[1.0 - coverage], weights=weights)[..., 0]
 
 
 def abstention_curve(
@@ -82,5 +75,16 @@ def abstention_curve(
     weights: ArrayLike | None = None,
 ) -> FloatArray:
     """Accuracy on the rest when the least certain share of pairs goes to a person, for each budget in [0, 1): [..., budgets]."""
-    curve = [accuracy_at_coverage(p, y, tie, coverage=1.0 - budget, weights=weights) for budget in budgets]
+    for budget in budgets:
+        if not 0.0 <= budget < 1.0:
+            raise ConfigError(f"coverage={1.0 - budget}; it is a share of the pairs in (0, 1]")
+    blocks = _confidence_blocks(p, y, tie, weights)
+    total = blocks.weight.sum(axis=-1)
+    before = np.cumsum(blocks.weight, axis=-1) - blocks.weight
+    risk = np.nan_to_num(ratio(blocks.errors, blocks.weight))
+    curve = []
+    for budget in budgets:
+        wanted = (1.0 - budget) * total
+        taken = np.clip(wanted[..., None] - before, 0.0, blocks.weight)
+        curve.append(1.0 - ratio((taken * risk).sum(axis=-1), wanted))
     return np.stack(curve, axis=-1)

@@ -1,0 +1,148 @@
+"""Reward models for the tiny policy: decoders over phrases, trained with poise on the judgements of one simulated world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.phrase_world import World, phrase_tokenizer, prompts
+from experiments.tiny_policy import Policy, fine_tuned, tiny_lm
+from poise import run
+from poise.data.records import Preference, Rating
+from poise.model import RewardModel
+from poise.utility import parse_utility
+
+
+def bradley_terry(world: World, folder: Path, *, pairs: int, epochs: float, seed: int, **options: Any) -> RewardModel:
+    """Backbone and head trained together on ``pairs`` pairs, from random weights; ``options`` are the method's."""
+    backbone = folder / "backbone"
+    tokenizer = phrase_tokenizer()
+    tokenizer.save_pretrained(backbone)
+    tiny_lm(tokenizer, seed).model.save_pretrained(backbone)
+    rows = [_pair(pair) for pair in world.pairs(pairs)]
+    recipe = {
+        "seed": seed,
+        "data": {"train": _write(folder / "pairs.jsonl", rows), "evaluate_fraction": 0.1},
+        "backbone": {"name": str(backbone), "dtype": "float32", "max_length": 64},
+        "method": {"name": "bt", **options},
+        "stages": [{"epochs": epochs, "batch_size": 64, "learning_rate": 2e-3, "warmup": 0.1}],
+        "training": {"update": "full", "loss_over": "micro"},
+    }
+    return run.train(recipe, folder / "run").model
+
+
+def quantiles(world: World, backbone: Path, folder: Path, *, pairs: int, rated: int, seed: int) -> RewardModel:
+    """Quantile regression of the raters' judgements on the frozen features of a trained reward model, then the gate."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {
+        "seed": seed,
+        "method": {"name": "qrm", "verbosity": "verbosity"},
+        "stages": [
+            {"name": "quantiles", "method": {"objective": "quantiles"}},
+            {"name": "gate", "method": {"objective": "gate"}, "epochs": 5, "batch_size": 64, "learning_rate": 1e-3},
+        ],
+        "data": {
+            "train": _write(folder / "pairs.jsonl", [_pair(pair) for pair in world.pairs(pairs)]),
+            "ratings": _write(folder / "ratings.jsonl", [_rating(rating) for rating in world.ratings()[:rated]]),
+            "evaluate_fraction": 0.1,
+        },
+        "backbone": {"name": str(backbone), "dtype": "float32", "max_length": 64},
+    }
+    return run.train(given, folder / "run").model
+
+
+class Rewards:
+    """A reward model with a utility as the reward of reinforcement learning, in units of its spread over ``responses``."""
+
+    def __init__(self, model: RewardModel, utility: str, topics: Sequence[str], responses: Sequence[str]) -> None:
+        self.model, self.utility = model, parse_utility(utility)
+        self.scale = 1.0
+        self.scale = float(self(topics, responses).std())
+
+    def __call__(self, topics: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """[B]; an empty response, which no reward model reads, is worth the least that any other of the batch is."""
+        written = [i for i, text in enumerate(responses) if text]
+        told = self.model.predict([topics[i] + " " for i in written], [responses[i] for i in written])
+        values = self.utility(told).float() / self.scale
+        out = torch.full((len(responses),), float(values.min()))
+        out[torch.tensor(written)] = values
+        return out
+
+
+def agreement(rewards: Any, gold: Any) -> float:
+    """Spearman correlation of rewards [B] with gold utilities [B]."""
+    ranks = [np.argsort(np.argsort(np.asarray(values))) for values in (rewards, gold)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _pair(pair: Preference) -> dict[str, Any]:
+    assert pair.votes is not None
+    votes = {name: int(getattr(pair.votes, name)) for name in ("chosen", "rejected", "tie")}
+    return {"prompt": f"{pair.prompt} ", "chosen": pair.chosen, "rejected": pair.rejected, "votes": votes}
+
+
+def _rating(rating: Rating) -> dict[str, Any]:
+    assert rating.scale is not None
+    ratings = {name: list(map(int, values)) for name, values in rating.ratings.items()}
+    return {"prompt": f"{rating.prompt} ", "response": rating.response, "ratings": ratings, "scale": list(rating.scale)}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    return str(path)
+
+
+class Laboratory:
+    """What both studies need, made once and kept in a folder: the fine-tuned policy, and reward models by seed."""
+
+    def __init__(self, work: Path, smoke: bool) -> None:
+        self.work, self.smoke = work / ("smoke" if smoke else "full"), smoke
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.pairs, self.epochs = (160, 1.0) if smoke else (2000, 3.0)
+
+    @property
+    def topics(self) -> list[str]:
+        """What policies are judged on."""
+        return list(prompts())[:: 12 if self.smoke else 1]
+
+    def world(self, seed: int) -> World:
+        """Six answers' worth of prompts per topic; seed 0 is what the policy learned from, reward models have others."""
+        return World(1 if self.smoke else 6, seed)
+
+    def policy(self) -> Policy:
+        """The reference: fine-tuned on what the world's models write."""
+        path, tokenizer = self.work / "policy.pt", phrase_tokenizer()
+        if not path.exists():
+            made = fine_tuned(World(1 if self.smoke else 12, 0).answers, 0, epochs=1 if self.smoke else 3)
+            torch.save(made.model.state_dict(), path)
+        policy = Policy(tiny_lm(tokenizer, 0), tokenizer)
+        policy.model.load_state_dict(torch.load(path))
+        return policy
+
+    def bradley_terry(self, seed: int, name: str = "bt") -> RewardModel:
+        """``bt`` or ``bt + bsr`` on the seed's own world."""
+        folder = self.work / f"{name.replace(' + ', '_')}_{seed}"
+        options = {} if name == "bt" else {"regulariser": "bsr"}
+        if not (folder / "run" / "result.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            bradley_terry(self.world(seed), folder, pairs=self.pairs, epochs=self.epochs, seed=seed, **options)
+        return RewardModel.load(folder / "run" / "checkpoint")
+
+    def qrm(self, seed: int) -> RewardModel:
+        """QRM on the frozen features of the seed's Bradley–Terry model, as the paper builds on a reward model's."""
+        folder = self.work / f"qrm_{seed}"
+        if not (folder / "run" / "result.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            self.bradley_terry(seed)
+            backbone = self.work / f"bt_{seed}" / "run" / "checkpoint"
+            rated = 160 if self.smoke else 2000
+            quantiles(self.world(seed), backbone, folder, pairs=self.pairs, rated=rated, seed=seed)
+        return RewardModel.load(folder / "run" / "checkpoint")

@@ -1,0 +1,1 @@
+"""What the commands are called and what they take; each imports its work when it is called."""

@@ -1,0 +1,53 @@
+"""Commands that make models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poise.cli.declared.app import Json, app
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; not needed with --resume.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/<name of the recipe> by default.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: stages.0.learning_rate=1e-3")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the interrupted run in this folder.")] = None,
+    json_: Json = False,
+) -> None:
+    """Train a reward model from a recipe; evaluate it on held-out prompts and write a report."""
+    from poise.cli import train as command
+
+    command.run(recipe, out, set_ or [], resume, as_json=json_)
+
+
+@app.command()
+def policy(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A YAML recipe (recipes/policy/); not needed with --resume.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/<name of the recipe> by default.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: rewards.0.utility=cvar:0.1")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the interrupted run in this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and stop.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train a language model on a reward: supervised fine-tuning, then RLOO or GRPO, through TRL."""
+    from poise.cli import policy as command
+
+    command.run(recipe, out, set_ or [], resume, dry_run, as_json=json_)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs and the report go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the world and of the training.")] = 0,
+    pairs: Annotated[int, typer.Option(help="Training pairs to simulate.")] = 4000,
+) -> None:
+    """The main job from end to end on simulated preferences, in minutes on a laptop."""
+    from poise.cli import demo as command
+
+    command.run(out, seed, pairs)

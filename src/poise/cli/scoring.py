@@ -1,0 +1,31 @@
+"""What commands that score a file have in common: options, and the model they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from poise import processes
+from poise.data.load import OnBad
+from poise.errors import ConfigError, unknown_choice
+from poise.model import RewardModel
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """``on_bad`` is ``error``, or ``drop`` to leave out what cannot be used; ``raw`` leaves the model's calibration out."""
+
+    on_bad: OnBad
+    device: str
+    raw: bool
+
+    @classmethod
+    def of(cls, bad_rows: str, device: str, raw: bool) -> Scoring:
+        """From the options of the command line."""
+        if bad_rows not in ("error", "drop"):
+            raise ConfigError(unknown_choice("bad-rows", bad_rows, ["error", "drop"]))
+        return cls("drop" if bad_rows == "drop" else "error", device, raw)
+
+    def model(self, folder: Path) -> RewardModel:
+        """Loaded by every process of a launcher, or by none."""
+        return processes.agreed(lambda: RewardModel.load(folder, device=self.device, raw=self.raw))

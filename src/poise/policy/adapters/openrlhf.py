@@ -1,0 +1,62 @@
+"""OpenRLHF: the file form of ``--reward.remote_url``.
+
+# reward_func.py, passed as --reward.remote_url reward_func.py
+from poise.policy.adapters import openrlhf
+reward_func = openrlhf.reward_func("runs/drpo", "lcb:1", too_long="truncate-prompt", empty=-3.0)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poise.policy.adapters.rendered import Template, completion_of
+from poise.policy.adapters.together import Together
+from poise.policy.scorer import FIGURES, Scorer
+from poise.policy.sources import Judge
+from poise.utility import Utility
+
+Answer = dict[str, Any]
+
+
+def reward_func(
+    model: Judge,
+    utility: str | Utility = "mean",
+    *,
+    template: Any = None,
+    **options: Any,
+) -> Callable[[Sequence[str], Sequence[str], Sequence[Any]], Answer]:
+    """``f(queries, prompts, labels)`` → ``rewards``, ``scores`` in 0 … 1 and ``extra_logs``, tensors [N] with constant keys.
+
+    ``template``: the policy's tokenizer, or its name or folder, where prompts were rendered with a chat template; they are
+    read back into conversations. Without, a prompt is what the user said. ``options`` as in ``Scorer``.
+    """
+    together = Together(Scorer(model, utility, **options))
+    bounded = together.scorer.utility.unit == "probability"
+    reader = None if template is None else Template(template)
+
+    def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]) -> Answer:
+        completions = [completion_of(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
+        asked = prompts if reader is None else [reader.messages(prompt) for prompt in prompts]
+        found = together.score(asked, completions)
+        rewards = [one.reward for one in found]
+        return {
+            "rewards": torch.tensor(rewards),
+            "scores": torch.tensor(rewards if bounded else [squashed(reward) for reward in rewards]),
+            "extra_logs": {f"reward_{name}": _column(one.figures[name] for one in found) for name in FIGURES},
+        }
+
+    return reward_func
+
+
+def squashed(reward: float) -> float:
+    """The logistic function, without overflow: in 0 … 1 and in the same order, as dynamic filtering wants scores."""
+    return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))
+
+
+def _column(values: Any) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32)

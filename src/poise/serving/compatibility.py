@@ -1,0 +1,200 @@
+"""The routes of other servers, so that their clients can ask this one: thin adapters around the same queue.
+
+vLLM ``/classify`` and ``/pooling``, OpenAI ``/v1/embeddings``, OpenRLHF ``/get_reward``, TEI ``/predict``, LLaMA-Factory
+``/v1/score/evaluation``. Where a protocol has no place for it, ``?model=``, ``?utility=``, ``?raw=`` and ``?truncation=`` say it.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from poise.data.chat import Encoded
+from poise.errors import DataError
+from poise.serving.belief import Question, Reading
+from poise.serving.compatible_schema import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    GetRewardRequest,
+    PoolingRequest,
+    PredictRequest,
+    RouteOptions,
+    ScoreEvaluationRequest,
+    VllmRequest,
+)
+from poise.serving.exchange import answer, house_of, note, parsed
+from poise.serving.hosting import Hosted
+from poise.serving.rendered import Cut
+from poise.serving.schema import Input
+from poise.serving.texts import TextReader
+
+LABEL = "reward"
+LOW = 0.05
+
+
+class Scored(NamedTuple):
+    """What a route has to put into its own form."""
+
+    hosted: Hosted
+    rows: list[Encoded]
+    readings: list[Reading]
+    values: bool
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read."""
+        tokens = sum(len(row.ids) for row in self.rows)
+        return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+    def numbers(self) -> list[list[float]]:
+        """The score alone, or all parameters where they were asked for."""
+        return [said.values if said.values is not None else [said.score] for said in self.readings]
+
+
+async def classify(request: Request, options: RouteOptions) -> Response:
+    """VLLM: ``probs`` are the score itself, never its sigmoid; ``NAME:params`` or ``?params=true`` gives all parameters."""
+    asked = await parsed(request, ClassifyRequest)
+    scored = await _of_vllm(request, options, asked)
+    data = [
+        {"index": i, "label": LABEL, "probs": numbers, "num_classes": len(numbers)}
+        for i, numbers in enumerate(scored.numbers())
+    ]
+    return answer(_listed(request, "classify", scored, data))
+
+
+async def pooling(request: Request, options: RouteOptions) -> Response:
+    """VLLM: ``data`` are all parameters of the distribution, in the order of ``param_names`` in ``/info``."""
+    asked = await parsed(request, PoolingRequest)
+    scored = await _of_vllm(request, options.model_copy(update={"params": True}), asked)
+    form = asked.encoding_format
+    data = [
+        {"index": i, "object": "pooling", "data": _written(numbers, form)} for i, numbers in enumerate(scored.numbers())
+    ]
+    return answer(_listed(request, "pool", scored, data))
+
+
+async def embeddings(request: Request, options: RouteOptions) -> Response:
+    """OpenAI, as veRL reads SGLang: the embedding is the score."""
+    asked = await parsed(request, EmbeddingsRequest)
+    scored = await _of_vllm(request, options, asked)
+    form = asked.encoding_format
+    data = [
+        {"index": i, "object": "embedding", "embedding": _written(numbers, form)}
+        for i, numbers in enumerate(scored.numbers())
+    ]
+    return answer(_listed(request, "embd", scored, data))
+
+
+async def get_reward(request: Request, options: RouteOptions) -> Response:
+    """OpenRLHF: ``query`` is prompt and response with their special tokens; ``scores`` are the rewards squashed to 0 … 1."""
+    asked = await parsed(request, GetRewardRequest)
+    queries = [asked.query] if isinstance(asked.query, str) else asked.query
+    prompts = [asked.prompts] if isinstance(asked.prompts, str) else asked.prompts or []
+    cut = Cut(options.truncation)
+    scored = await _score(request, options, None, lambda reader: reader.strings(queries, cut, prompts), spread=True)
+    rewards = [said.score for said in scored.readings]
+    logs = {
+        "reward_std": [said.distribution["std"] for said in scored.readings],
+        "reward_q05": [said.distribution["quantiles"]["values"][0] for said in scored.readings],
+    }
+    return answer({"rewards": rewards, "scores": [_squashed(r) for r in rewards], "extra_logs": logs})
+
+
+async def predict(request: Request, options: RouteOptions) -> Response:
+    """TEI: one list for one string, a list of lists for a list; a pair is a prompt and its response. Never squashed."""
+    asked = await parsed(request, PredictRequest)
+    inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
+    side = asked.truncation_direction.lower() if asked.truncate else options.truncation
+    scored = await _score(request, options, None, lambda reader: _pairs_or_texts(reader, inputs, side))
+    found = [[{"score": said.score, "label": LABEL}] for said in scored.readings]
+    return answer(found[0] if isinstance(asked.inputs, str) else found)
+
+
+async def score_evaluation(request: Request, options: RouteOptions) -> Response:
+    """LLaMA-Factory: rendered conversations; with ``max_length`` longer ones lose their end, as there."""
+    asked = await parsed(request, ScoreEvaluationRequest)
+    if not asked.messages:
+        raise DataError("messages is empty; give at least one rendered conversation")
+    cut = Cut(options.truncation) if asked.max_length is None else Cut("right", asked.max_length)
+    scored = await _score(request, options, asked.model, lambda reader: reader.strings(asked.messages, cut))
+    scores = [said.score for said in scored.readings]
+    number = f"scoreval-{request.scope['request_id']}"
+    return answer({"id": number, "object": "score.evaluation", "model": scored.hosted.name, "scores": scores})
+
+
+async def _of_vllm(request: Request, options: RouteOptions, asked: VllmRequest) -> Scored:
+    length = asked.truncate_prompt_tokens
+    side = options.truncation if length is None else asked.truncation_side or "left"
+    cut = Cut(side, None if length in (None, -1) else length, asked.add_special_tokens)
+    if asked.messages is not None:
+        given = Input(messages=asked.chat())
+        return await _score(
+            request,
+            options,
+            asked.model,
+            lambda reader: [row for group in reader.groups([given], side) for row in group],
+            asked.priority,
+        )
+    texts = asked.texts()
+    return await _score(request, options, asked.model, lambda reader: reader.strings(texts, cut), asked.priority)
+
+
+async def _score(
+    request: Request,
+    options: RouteOptions,
+    model: str | None,
+    encode: Any,
+    priority: int = 0,
+    *,
+    spread: bool = False,
+) -> Scored:
+    found = house_of(request).find(options.model or model, options.utility)
+    values = found.values or options.params
+    include = frozenset(("std", "quantiles")) if spread else frozenset[str]()
+    question = Question(found.utility, include, (LOW,) if spread else (), None, options.raw, values)
+    rows: list[Encoded] = await found.hosted.encode(encode)
+    note(request, found.hosted.name, rows)
+    groups = await found.hosted.score([[row] for row in rows], question, priority)
+    return Scored(found.hosted, rows, [group.rows[0] for group in groups], values)
+
+
+def _pairs_or_texts(reader: TextReader, inputs: Sequence[str | list[str]], side: Any) -> list[Encoded]:
+    found: list[Encoded] = []
+    for given in inputs:
+        if isinstance(given, str):
+            found += reader.strings([given], Cut(side))
+        elif len(given) == 1:
+            found += reader.strings(given, Cut(side))
+        else:
+            found += reader.groups([Input(prompt=given[0], responses=[given[1]])], side)[0]
+    return found
+
+
+def _listed(request: Request, kind: str, scored: Scored, data: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": f"{kind}-{request.scope['request_id']}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": scored.hosted.name,
+        "data": data,
+        "usage": scored.usage,
+    }
+
+
+def _written(numbers: list[float], form: str) -> list[float] | str:
+    """As numbers, or as the base64 of little-endian float32, which OpenAI's own client asks for."""
+    if form == "float":
+        return numbers
+    return base64.b64encode(np.asarray(numbers, dtype="<f4").tobytes()).decode()
+
+
+def _squashed(reward: float) -> float:
+    """The logistic function, which loses no order within reach of a float and never overflows."""
+    return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))

@@ -1,0 +1,144 @@
+"""``poise policy`` from a recipe to a policy that can be loaded, interrupted on the way; and what a recipe may not say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from poise.errors import ConfigError
+from poise.methods import method_class
+from poise.model import RewardModel
+from poise.policy import train as stages
+from poise.policy.answers import Answers, divergence
+from poise.policy.recipe import parse_policy_recipe, read_policy_recipe
+from poise.policy.train import EVALUATION, RECIPE, train_policy
+from tests.conftest import TEMPLATE, tiny_decoder, tiny_tokenizer
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "policy").glob("*.yaml"))
+quiet = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:trl",
+    "ignore::FutureWarning:trl",
+    "ignore::FutureWarning:transformers",
+    "ignore:.*pin_memory",
+)
+ON_CPU = {
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "per_device_train_batch_size": 4,
+    "max_steps": 2,
+    "save_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a policy, a reward model and rows."""
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer = tiny_tokenizer(encoder=False, template=TEMPLATE)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **shape, **heads, **ends)).save_pretrained(folder / "lm")
+    tokenizer.save_pretrained(folder / "lm")
+    backbone = tiny_decoder()
+    bt = method_class("bt")
+    RewardModel(backbone, bt(bt.Config(), backbone.hidden_size)).save(folder / "reward")
+    rows = [{"prompt": f"What is {i} + {i}?", "response": f"hello {i}"} for i in range(12)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def tiny(place: Path, **changes):
+    rows = str(place / "rows.jsonl")
+    return {
+        "policy": str(place / "lm"),
+        "dtype": "float32",
+        "prompts": {"train": rows, "evaluate_fraction": 0.3},
+        "rewards": [{"model": str(place / "reward"), "name": "helpful", "empty": -1.0}],
+        "gold": {"model": str(place / "reward"), "empty": -1.0},
+        "lora": {"rank": 4, "alpha": 8},
+        "supervised": {"data": rows, "arguments": ON_CPU},
+        "reinforce": {
+            "arguments": ON_CPU | {"num_generations": 2, "max_completion_length": 6, "learning_rate": "1e-2"}
+        },
+        "evaluation": {"prompts": 4},
+    } | changes
+
+
+@quiet
+def test_an_interrupted_run_is_resumed_to_a_policy_with_its_figures(place, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    whole = stages._reinforce
+    monkeypatch.setattr(stages, "_reinforce", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(tiny(place), out)
+    assert not (out / EVALUATION).exists()
+    with pytest.raises(ConfigError, match="continue it with resume"):
+        train_policy(tiny(place), out)
+    with pytest.raises(ConfigError, match="differs in seed"):
+        train_policy(tiny(place, seed=1), out, resume=True)
+    monkeypatch.setattr(stages, "_reinforce", whole)
+
+    finished = train_policy(read_policy_recipe(out / RECIPE), out, resume=True)
+
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["stage"], line["step"]) for line in logged if "loss" in line]
+    assert steps == [("supervised", 1), ("supervised", 2), ("reinforce", 1), ("reinforce", 2)]
+    last = [line for line in logged if line["stage"] == "reinforce" and "kl" in line][-1]
+    assert last["rewards/helpful/q05"] <= last["rewards/helpful/mean"] <= last["rewards/helpful/q95"]
+    policy = finished.evaluation["policy"]
+    assert policy["rewards"]["helpful"] == policy["rewards"]["gold"]
+    assert policy["kl"]["mean"] > 0
+    assert sorted(path.name for path in out.iterdir()) == [EVALUATION, "metrics.jsonl", "policy", RECIPE]
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (place / "lm", finished.policy))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train_policy(read_policy_recipe(out / RECIPE), out, resume=True)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_published_recipes_are_sound(path):
+    recipe = read_policy_recipe(path)
+    assert recipe.reinforce.arguments["num_generations"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("reinforce.arguments.lerning_rate=1", "did you mean 'learning_rate'.*RLOOConfig"),
+        ("reinforce.arguments.num_generations=1", "reinforce.arguments: TRL's RLOOConfig refuses"),
+        ("reinforce.arguments.output_dir=x", "use poise policy --out"),
+        ("reinforce.algorithm=ppo", "choose from rloo, grpo"),
+        ("rewards.0.utility=cvr:0.1", "did you mean 'cvar'"),
+        ("supervised.arguments.max_lenght=5", "did you mean 'max_length'.*SFTConfig"),
+        ("promts.train=x", "did you mean 'prompts'"),
+        ("reinforce.arguments.beta=high", "beta is 'high'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_loaded(change, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        parse_policy_recipe(tiny(tmp_path), [change])
+
+
+def test_the_divergence_of_two_policies_is_the_sum_of_their_conditionals(place):
+    torch.manual_seed(3)
+    models = [AutoModelForCausalLM.from_pretrained(place / "lm") for _ in range(2)]
+    with torch.no_grad():
+        for parameter in models[0].parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    ids = AutoTokenizer.from_pretrained(place / "lm")("What is 2 + 2?").input_ids
+    head, tail = ids[:3], ids[3:6]
+    expected = 0.0
+    for i in range(3):
+        row = torch.tensor([head + tail[:i]])
+        p, q = (model(row).logits[0, -1].softmax(-1).double().detach().numpy() for model in models)
+        expected += float(np.sum(p * np.log(p / q)))
+    found = divergence(models[0], models[1], Answers(["x"], [head], [tail]))
+    assert found == pytest.approx([expected], rel=1e-4)
+    assert expected > 0.01
