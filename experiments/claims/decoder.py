@@ -50,7 +50,7 @@ def world(seed: int, pairs: int, evaluation: int) -> World:
 
 def figures(setting: Setting, variant: str, seed: int, epochs: float = 2) -> dict[str, Any]:
     """What a run of a variant (with 0 epochs: the start) says, computed once."""
-    size = setting.size(1200, 60)
+    size = setting.size(1200, 32)
     path = setting.runs / f"{size}-{variant}-{epochs:g}-{seed}.json".replace(" ", "_")
     if not path.exists():
         found = measured(setting, variant, seed, epochs)
@@ -62,7 +62,7 @@ def figures(setting: Setting, variant: str, seed: int, epochs: float = 2) -> dic
 
 def measured(setting: Setting, variant: str, seed: int, epochs: float) -> dict[str, Any]:
     """Train, then read states and rewards of all splits."""
-    made = world(seed, setting.size(1200, 60), setting.size(400, 40))
+    made = world(seed, setting.size(1200, 32), setting.size(400, 16))
     folder = setting.runs / f"{variant}-{epochs:g}-{seed}".replace(" ", "_")
     shutil.rmtree(folder, ignore_errors=True)
     write(made, folder / "world")
@@ -82,7 +82,7 @@ def measured(setting: Setting, variant: str, seed: int, epochs: float) -> dict[s
     states = {}
     for name in ("train", *EVALUATION):
         found["splits"][name], states[name] = of_split(
-            model, made.ratings[name][: setting.size(1600, 120)], made.preferences[name]
+            model, made.ratings[name][: setting.size(1600, 40)], made.preferences[name]
         )
     least = min(map(len, states.values()))
     for name, rows in states.items():
