@@ -168,8 +168,8 @@ def page(runs: Sequence[Mapping[str, Any]], command: str, out: Path) -> str:
 CAUSE = """
 A lift of the tail at an equal mean would be the risk trade of QRM's Figure 3. Where tail and mean rise together and the same
 utility of the raters' own beliefs lifts neither, the gain is another one: the mean of a learned belief is climbed into answers
-that the reward model misjudges (compare relevance, verbosity and the divergence below), and the entropic utility, which
-discounts what the model is unsure of, is climbed less far. `spearman_of_spread` below says how little the belief's spread has
+that are worse in truth (relevance, verbosity below), and the entropic utility is climbed less far (divergence). Whether its lead
+would remain at an equal divergence was not measured. `spearman_of_spread` below says how little the belief's spread has
 to do with how much the raters of an answer disagree."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from poise.distributions import Gaussian, Point, RewardDistribution, Samples
+from poise.distributions import Gaussian, Mixture, Point, RewardDistribution, Samples
 from poise.ensemble import Ensemble
 from poise.errors import ConfigError, DataError, UnsupportedOperation
 from poise.methods import method_class
@@ -181,3 +181,12 @@ def test_a_replay_ends_where_the_search_would():
 def test_rules_that_cannot_be_meant(options):
     with pytest.raises(ConfigError):
         Stopping(**options)
+
+
+def test_equal_utilities_are_decided_by_the_mean():
+    """Members that agree on no difference shrink every response to the group's mean."""
+    means = torch.tensor([[0.0, 1.0, 0.4], [1.0, 0.0, 0.7]])
+    reward = Mixture.from_members([Point(m) for m in means], coupling="paired")
+    choice = choose(reward, "shrinkage")
+    assert choice.utilities.unique().numel() == 1
+    assert choice.index == 2

@@ -51,13 +51,18 @@ class Choice:
 
 
 def choose(reward: RewardDistribution, utility: str | Utility = "mean", *, min_p_best: float = 0.0) -> Choice:
-    """Among responses to one prompt with rewards [n]; raises as the utility does, and ``DataError`` for none."""
+    """Among responses to one prompt with rewards [n]; equal utilities are decided by the mean.
+
+    Raises as the utility does, and ``DataError`` for none.
+    """
     if len(reward.shape) != 1 or not len(reward):
         raise DataError(f"best-of-n chooses among rewards [n] of one prompt, got the shape {list(reward.shape)}")
     if not 0 <= min_p_best <= 1:
         raise ConfigError(f"min_p_best is {min_p_best}; it must be a probability")
     utilities = parse_utility(utility)(reward, torch.zeros(len(reward), dtype=torch.long))
-    index, p_best = int(utilities.argmax()), probability_best(reward)
+    # shrinkage that trusts no difference makes all utilities equal: the first response is then no choice
+    index = int(torch.where(utilities == utilities.max(), reward.mean, -torch.inf).argmax())
+    p_best = probability_best(reward)
     return Choice(index, utilities, p_best, win_matrix(reward), bool(p_best[index] < min_p_best))
 
 
