@@ -99,7 +99,7 @@ def test_missing_prompt_states_of_a_decoder_cost_one_row_a_prompt(tmp_path, monk
 
 
 def test_an_interrupt_keeps_what_was_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr("poise.backbone.CPU_TOKENS", 64)
+    monkeypatch.setattr("poise.reading.CPU_TREE_BYTES", 256)
     backbone = tiny_decoder()
     texts = all_texts(backbone)
     live = extract(backbone, texts, prompt_states=True)
@@ -142,13 +142,13 @@ def test_a_killed_process_leaves_a_cache_that_can_be_read(tmp_path, monkeypatch)
     code = """
         import os, signal, sys
         from pathlib import Path
-        import poise.backbone
+        import poise.reading
         import poise.extraction as extraction
         from poise.feature_cache import FeatureCache
         from tests.conftest import tiny_decoder
         from tests.test_extraction import all_texts
         extraction.FLUSH_SECONDS = -1.0
-        poise.backbone.CPU_TOKENS = 64
+        poise.reading.CPU_TREE_BYTES = 256
         backbone = tiny_decoder()
         read = extraction.read
         def killed(backbone, rows):

@@ -51,7 +51,7 @@ def test_a_state_does_not_depend_on_what_it_is_read_with(dtype, monkeypatch):
     for number, row in enumerate(given[:15]):
         alone = states(backbone, [row])
         assert all(torch.equal(alone[part][0], together[part][number]) for part in (0, 1))
-    monkeypatch.setattr("poise.backbone.CPU_TOKENS", 64)
+    monkeypatch.setattr("poise.reading.CPU_TREE_BYTES", 256)
     assert all(torch.equal(a, b) for a, b in zip(together, states(backbone, given), strict=True))
 
 

@@ -49,17 +49,20 @@ def tree_attention(
     # split, not slices: its backward is one concatenation, that of a slice a whole zero-filled row
     queries, keys, values = (torch.split(part, packed.segments, 2) for part in (query, key, value))
     causal = getattr(module, "is_causal", True)
-    out, at = [], 0
+    out, at, start = [], 0, 0
     for group in packed.groups:
-        prefix = keys[at], values[at]
-        for offset in range(1 + len(group.branches)):
-            own = queries[at + offset], keys[at + offset], values[at + offset]
-            if own[0].shape[2]:
-                if offset and group.prefix:
-                    own = own[0], torch.cat([prefix[0], own[1]], 2), torch.cat([prefix[1], own[2]], 2)
-                out.append(_attend(*own, causal, scaling, sliding_window, softcap))
+        for offset, size in enumerate((group.prefix, *group.branches)):
+            seen = keys[at + offset], values[at + offset]
+            if offset == 1 and group.prefix and not key.requires_grad:  # prefix and first branch stand side by side
+                whole = group.prefix + size
+                seen = key.narrow(2, start, whole), value.narrow(2, start, whole)
+            elif offset and group.prefix:
+                seen = torch.cat([keys[at], seen[0]], 2), torch.cat([values[at], seen[1]], 2)
+            if size:
+                out.append(_attend(queries[at + offset], *seen, causal, scaling, sliding_window, softcap))
         at += 1 + len(group.branches)
-    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+        start += group.tokens
+    return torch.cat([part.transpose(1, 2) for part in out], 1), None
 
 
 def _attend(
