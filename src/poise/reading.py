@@ -45,13 +45,13 @@ def read(backbone: Backbone, rows: Sequence[Row]) -> Iterator[tuple[list[int], T
             yield batch, *backbone.states([rows[i] for i in batch])
         return
     with trees(backbone.model):
-        for batch in plan_trees(rows, tree_tokens(backbone)):
+        for batch in plan_trees(rows, batch_tokens(backbone)):
             yield batch, *_tree_states(backbone, [rows[i] for i in batch])
 
 
-def tree_tokens(backbone: Backbone) -> int:
-    """How many unique tokens one packed forward pass takes at most."""
-    if backbone.device.type != "cpu":
+def batch_tokens(backbone: Backbone) -> int:
+    """How many tokens ``read`` gives to one forward pass at most: unique ones where prompts are shared, else padded ones."""
+    if why_padded(backbone) is not None or backbone.device.type != "cpu":
         return backbone.tokens_per_batch
     return CPU_TREE_BYTES // backbone.dtype.itemsize
 

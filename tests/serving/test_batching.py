@@ -18,11 +18,11 @@ def rows(*lengths):
 class Bench:
     """A batcher whose rounds are written down and can be held up."""
 
-    def __init__(self, budget=10, limit=1000, fails=()):
+    def __init__(self, budget=10, limit=1000, fails=(), shares=False):
         self.rounds, self.go, self.entered = [], threading.Event(), threading.Event()
         self.go.set()
         self.fails = fails
-        self.batcher = Batcher(self.score, budget=budget, limit=limit)
+        self.batcher = Batcher(self.score, budget=budget, limit=limit, shares=shares)
 
     def score(self, jobs):
         self.entered.set()
@@ -87,6 +87,29 @@ def test_one_sample_does_not_wait_for_all_of_a_thousand():
     assert [question for jobs in bench.rounds for question in jobs].index("short") == 2, (
         "behind one group of the long one"
     )
+
+
+@pytest.mark.parametrize(
+    ("shares", "rounds"), [(True, [["a", "a", "a"], ["b", "c"]]), (False, [["a"], ["b"], ["a"], ["c"], ["a"]])]
+)
+def test_a_prompt_that_is_read_once_counts_once_and_brings_what_waits_for_it(shares, rounds):
+    def about(prompt, own):
+        return [Encoded((*(prompt for _ in range(6)), *range(100, 100 + own)), 6)]
+
+    async def work(bench):
+        first = await bench.hold()
+        asked = [("a", 1, 1), ("b", 2, 1), ("a", 1, 1), ("c", 2, 3), ("a", 1, 2)]
+        tasks = []
+        for question, prompt, own in asked:
+            tasks.append(asyncio.ensure_future(bench.batcher.submit([about(prompt, own)], question)))
+            await asyncio.sleep(0)
+        bench.go.set()
+        return await asyncio.gather(first, *tasks)
+
+    bench, answers = story(work, shares=shares)
+    assert bench.rounds == [["first"], *rounds]
+    assert [answer[0] for answer in answers[1:]] == [("a", 7), ("b", 7), ("a", 7), ("c", 9), ("a", 8)]
+    assert bench.batcher.waiting == 0
 
 
 def test_a_lower_priority_number_goes_first():

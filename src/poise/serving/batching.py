@@ -2,17 +2,18 @@
 
 A job is one group (a prompt with its responses) and is never cut. Jobs wait in the order of a virtual clock that counts tokens:
 the n-th group of a long request stands behind what other requests could have had scored before it, so a request of one
-sample does not wait for all of a thousand. While a round is scored the next one gathers; nothing waits for company.
+sample does not wait for all of a thousand. Jobs about the prompt of one that goes now come along, where the prompt is read only
+once for all of them. While a round is scored the next one gathers; nothing waits for company.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -48,13 +49,23 @@ class Job:
     def __post_init__(self) -> None:
         self.tokens = sum(len(row.ids) for row in self.rows)
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens that its rows begin with."""
+        return tuple(self.rows[0].ids[: self.rows[0].prompt_length])
+
 
 class Waiting(NamedTuple):
-    """A job's place: the lower ``priority`` first, then the smaller ``tag`` of the virtual clock, then the earlier."""
+    """A job's place: the lower ``priority`` first, then the smaller ``tag`` of the virtual clock, then the earlier.
+
+    ``kin`` is equal for jobs that are best scored together, whose first ``shared`` tokens are then read once.
+    """
 
     priority: int
     tag: int
     number: int
+    kin: Hashable
+    shared: int
     job: Job
 
 
@@ -69,7 +80,8 @@ class Outcome(NamedTuple):
 class Batcher:
     """Feeds ``score`` (jobs → one answer each, in its own thread) with rounds of at most ``budget`` tokens, or one job.
 
-    ``limit`` is how many tokens may wait. ``observe`` is told (jobs, tokens, seconds) of every round.
+    ``shares``: ``score`` reads a prompt once for all jobs of a round, so it counts once. ``limit`` is how many tokens may wait.
+    ``observe`` is told (jobs, tokens, seconds) of every round.
     """
 
     def __init__(
@@ -78,9 +90,10 @@ class Batcher:
         *,
         budget: int,
         limit: int,
+        shares: bool = False,
         observe: Callable[[int, int, float], None] = lambda jobs, tokens, seconds: None,
     ) -> None:
-        self.budget, self.limit = budget, limit
+        self.budget, self.limit, self.shares = budget, limit, shares
         self.waiting = 0
         self._score, self._observe = score, observe
         self._queue: list[Waiting] = []
@@ -132,7 +145,8 @@ class Batcher:
             self.waiting += size
             tag = self._clock
             for job in jobs:
-                heapq.heappush(self._queue, Waiting(priority, tag, next(self._numbers), job))
+                number, prompt = next(self._numbers), job.prompt if self.shares else ()
+                self._queue.append(Waiting(priority, tag, number, prompt or number, len(prompt), job))
                 tag += job.tokens
             self._changed.notify()
 
@@ -148,7 +162,6 @@ class Batcher:
             dropped = [entry for entry in self._queue if id(entry.job) in open_jobs]
             if dropped:
                 self._queue = [entry for entry in self._queue if id(entry.job) not in open_jobs]
-                heapq.heapify(self._queue)
                 self.waiting -= sum(entry.job.tokens for entry in dropped)
 
     def _take(self) -> list[Job]:
@@ -156,15 +169,30 @@ class Batcher:
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
-            jobs: list[Job] = []
-            size = 0
-            while self._queue and (not jobs or size + self._queue[0].job.tokens <= self.budget):
-                entry = heapq.heappop(self._queue)
-                self._clock = max(self._clock, entry.tag)
-                jobs.append(entry.job)
-                size += entry.job.tokens
-            self.waiting -= size
-            return jobs
+            taken = self._next()
+            gone = {entry.number for entry in taken}
+            self._queue = [entry for entry in self._queue if entry.number not in gone]
+            self.waiting -= sum(entry.job.tokens for entry in taken)
+            return [entry.job for entry in taken]
+
+    def _next(self) -> list[Waiting]:
+        """What the next round holds: in the order of their first members, those that share a prompt together."""
+        families: defaultdict[Hashable, list[Waiting]] = defaultdict(list)
+        for entry in sorted(self._queue):
+            families[entry.kin].append(entry)
+        taken: list[Waiting] = []
+        size = 0
+        for family in families.values():
+            for entry in family:
+                again = len(entry.job.rows) - (entry is family[0])  # the prompt stands in so many rows but is not read
+                fresh = entry.job.tokens - again * entry.shared
+                if taken and size + fresh > self.budget:
+                    return taken
+                if entry is family[0]:  # company that is almost free does not put the clock forward
+                    self._clock = max(self._clock, entry.tag)
+                taken.append(entry)
+                size += fresh
+        return taken
 
     def _work(self) -> None:
         while jobs := self._take():

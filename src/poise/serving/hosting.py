@@ -14,6 +14,7 @@ from poise.data.chat import Encoded
 from poise.errors import ConfigError, DataError, PoiseError
 from poise.features import Features
 from poise.model import RewardModel
+from poise.reading import batch_tokens, why_padded
 from poise.serving.batching import Batcher, Job
 from poise.serving.belief import GroupReading, Question, read
 from poise.serving.metrics import Metrics
@@ -21,7 +22,7 @@ from poise.serving.settings import Settings
 from poise.serving.texts import TextReader
 from poise.utility import Utility, parse_utility
 
-ROUNDS_WAITING = 16
+BATCHES_WAITING = 32
 PARAMS = "params"
 T = TypeVar("T")
 
@@ -44,9 +45,9 @@ class Hosted:
         self.metrics = metrics
         self._uncalibrated = model.raw() if model.calibration else model
         self._reading = ThreadPoolExecutor(1, "poise-reading")
-        budget = settings.round_tokens or 2 * model.backbone.tokens_per_batch
-        limit = settings.waiting_tokens or ROUNDS_WAITING * budget
-        self.batcher = Batcher(self._score, budget=budget, limit=limit, observe=self._observe)
+        shares, budget = why_padded(model.backbone) is None, settings.round_tokens or batch_tokens(model.backbone)
+        limit = settings.waiting_tokens or BATCHES_WAITING * model.backbone.tokens_per_batch
+        self.batcher = Batcher(self._score, budget=budget, limit=limit, shares=shares, observe=self._observe)
 
     @property
     def calibration(self) -> dict[str, str] | None:
