@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+from vote_shares import against_votes, floors
 
 from poise.backbone import Backbone
 from poise.calibration import PairCalibration
@@ -38,6 +38,7 @@ VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "refine": [ZERO, REFINE],
     "refine, long": [ZERO, REFINE | {"epochs": LONG * REFINE["epochs"]}],
 }
+CLAIMED = ("refine", "refine, long")  # the method is both stages; zero alone is shown, not claimed
 RAW = PairCalibration(method="none")
 WORLD = WorldConfig(train_pairs=7000, eval_pairs=1100, flip_rate=0.0)
 SHIFTED = ("prompt_disjoint", "response_disjoint", "mutual_disjoint")
@@ -86,86 +87,43 @@ def parts(groups: IntArray, shares: Sequence[float], draw: np.random.Generator) 
     return [np.flatnonzero(np.isin(groups, order[a:b])) for a, b in pairwise(ends)]
 
 
-def before_and_after(
-    known: PairEvidence, unseen: PairEvidence, votes: Sequence[Preference] | None = None
-) -> dict[str, Any]:
-    """Figures on ``unseen`` before and after a calibration that is chosen and fitted on ``known``."""
+@dataclass(frozen=True)
+class Tested:
+    """P(win) [P] of unseen pairs before and after a calibration of this method, beside what people said."""
+
+    raw: FloatArray
+    after: FloatArray
+    label: FloatArray
+    groups: IntArray
+    method: str
+
+
+def tested(known: PairEvidence, unseen: PairEvidence) -> Tested:
+    """A calibration that is chosen and fitted on ``known``, applied to ``unseen``."""
     choice = fit_pairs(known)
-    label = unseen.label.numpy()
-    found: dict[str, Any] = {"method": choice.method, "temperature": choice.fitted.temperature, "pairs": len(label)}
-    for name, calibration in (("raw", RAW), ("calibrated", choice.fitted)):
-        p = win_probabilities(calibration, unseen)
+    raw, after = (win_probabilities(one, unseen) for one in (RAW, choice.fitted))
+    return Tested(raw, after, unseen.label.numpy(), unseen.groups, choice.method)
+
+
+def figures(turns: Sequence[Tested], votes: Sequence[Preference] | None = None) -> dict[str, Any]:
+    """Before and after, on the pairs of all turns together; ``ece apart`` is the mean of the turns."""
+    label, groups = (np.concatenate(part) for part in ([t.label for t in turns], [t.groups for t in turns]))
+    sides = {"raw": [t.raw for t in turns], "calibrated": [t.after for t in turns]}
+    found: dict[str, Any] = {"methods": [t.method for t in turns], "pairs": len(label)}
+    for name, parts_of_p in sides.items():
+        p = np.concatenate(parts_of_p)
+        apart = [metrics.expected_calibration_error(q, t.label) for q, t in zip(parts_of_p, turns, strict=True)]
         found[name] = {
             "ece": float(metrics.expected_calibration_error(p, label)),
+            "ece apart": float(np.mean(apart)),
             "nll": float(metrics.nll(p, label)),
             "accuracy": float(metrics.accuracy(p, label)),
-            "ece_floor": float(np.mean(floors(p, label, unseen.groups, 50))),
+            "ece_floor": float(np.mean(floors(p, label, groups, 50))),
         }
         if votes is not None:
-            found[name] |= against_votes(p, label, unseen.groups, votes)
-    raw, after = (win_probabilities(one, unseen) for one in (RAW, choice.fitted))
-    found["decisions changed"] = int(np.sum(np.sign(raw - 0.5) != np.sign(after - 0.5)))
+            found[name] |= against_votes(p, label, groups, votes)
+    found["decisions changed"] = int(sum(np.sum(np.sign(t.raw - 0.5) != np.sign(t.after - 0.5)) for t in turns))
     return found
-
-
-def against_votes(p: FloatArray, share: FloatArray, groups: IntArray, pairs: Sequence[Preference]) -> dict[str, float]:
-    """How far P(win) is from shares of votes, and how far it would be if it were right.
-
-    ``gap``: ECE of p against shares. ``gap_floor``: its 95 % quantile where p is calibrated by construction: residuals of the
-    shares from their isotonic regression, with random signs by prompt, put onto p. ``halves``: the same distance between the
-    shares of two random halves of the voters. ``rmse`` of p against shares, ``rmse_floor`` from the binomial variance of a
-    share of that many votes.
-    """
-    draw = np.random.default_rng(0)
-    floor = floors(p, share, groups)
-    counts = np.array([[v.chosen + v.tie / 2, v.total] for v in (pair.votes for pair in pairs) if v is not None])
-    halves = [gap_of_halves(p, pairs, draw) for _ in range(5)]
-    noise = share * (1 - share) / np.maximum(counts[:, 1] - 1, 1)
-    return {
-        "gap": gap(p, share),
-        "gap_floor": float(np.quantile(floor, 0.95)),
-        "halves": float(np.mean(halves)),
-        "rmse": float(np.sqrt(np.mean((p - share) ** 2))),
-        "rmse_floor": float(np.sqrt(np.mean(noise))),
-    }
-
-
-def floors(p: FloatArray, share: FloatArray, groups: IntArray, draws: int = 200) -> list[float]:
-    """Distances of shares from a P(win) that is right by construction."""
-    draw, right = np.random.default_rng(0), pair_map(p, share)
-    signs = [draw.choice([-1.0, 1.0], groups.max() + 1)[groups] for _ in range(draws)]
-    return [gap(right, right + sign * (share - right)) for sign in signs]
-
-
-def pair_map(p: FloatArray, share: FloatArray) -> FloatArray:
-    """The isotonic regression of shares on p, seen from both sides."""
-    both, shares = np.concatenate([p, 1 - p]), np.concatenate([share, 1 - share])
-    order = np.argsort(both, kind="stable")
-    fitted = np.empty_like(both)
-    fitted[order] = isotonic_regression(shares[order]).x
-    return fitted[: len(p)]
-
-
-def gap(p: FloatArray, share: FloatArray) -> float:
-    """ECE against shares that noise may have put outside [0, 1]: Σ_b n_b/n·|mean p − mean share|, 15 equal-mass bins."""
-    side = np.where(p >= 0.5, 1.0, -1.0)
-    difference = side * (p - share)
-    order = np.argsort(np.abs(p - 0.5), kind="stable")
-    return float(sum(abs(difference[b].sum()) for b in np.array_split(order, 15)) / len(p))
-
-
-def gap_of_halves(p: FloatArray, pairs: Sequence[Preference], draw: np.random.Generator) -> float:
-    """The distance in the same bins between shares of two random halves of the voters of each pair."""
-    one, two = np.empty(len(p)), np.empty(len(p))
-    for i, pair in enumerate(pairs):
-        votes = pair.votes
-        assert votes is not None
-        cast = np.repeat([1.0, 0.0, 0.5], [int(votes.chosen), int(votes.rejected), int(votes.tie)])
-        cast = draw.permutation(cast)
-        one[i], two[i] = cast[: len(cast) // 2].mean(), cast[len(cast) // 2 :].mean()
-    side = np.where(p >= 0.5, 1.0, -1.0)
-    order = np.argsort(np.abs(p - 0.5), kind="stable")
-    return float(sum(abs((side * (one - two))[b].sum()) for b in np.array_split(order, 15)) / len(p))
 
 
 def world_section(bench: Bench, splits: int) -> dict[str, Any]:
@@ -180,39 +138,57 @@ def world_section(bench: Bench, splits: int) -> dict[str, Any]:
             train, known, unseen = parts(numbered(own.prompts), (0.5, 0.2, 0.3), np.random.default_rng(seed))
             method = trained(stages, rows_of(own, train), seed)
             pool = evidence(method, own)
-            runs.append({"in_domain": before_and_after(pool[known], pool[unseen])})
+            runs.append({"in_domain": figures([tested(pool[known], pool[unseen])])})
             for other, data in shifted.items():
-                runs[-1][other] = before_and_after(pool[known], evidence(method, data))
+                runs[-1][other] = figures([tested(pool[known], evidence(method, data))])
         found[name] = runs
         print("world", name, summary([run["in_domain"] for run in runs]), flush=True)
     return found
 
 
 def votes_section(bench: Bench, folder: Path, splits: int) -> dict[str, Any]:
-    """Real pairs with votes: UKPConvArg split in three by prompt, and RAG answers judged by a model of the former."""
-    own = bench.pairs(voted(folder, "ukpconvarg", "ukpconvarg.ties"))
-    other = bench.pairs(voted(folder, "rag_crowd"))
+    """Real pairs with votes, split in quarters by prompt: half to train, one to calibrate, one to test.
+
+    ``rag_crowd`` is small: there the quarters take turns, so that each prompt is tested once a split. It is also judged by the
+    heads that learnt debates, calibrated on half of its prompts.
+    """
+    debates, answers = (
+        bench.pairs(voted(folder, "ukpconvarg", "ukpconvarg.ties")),
+        bench.pairs(voted(folder, "rag_crowd")),
+    )
     found: dict[str, Any] = {}
     for name, stages in VARIANTS.items():
-        runs = []
+        runs: list[dict[str, Any]] = []
         for seed in range(splits):
-            draw = np.random.default_rng(seed)
-            train, known, unseen = parts(numbered(own.prompts), (0.5, 0.25, 0.25), draw)
-            method = trained(stages, rows_of(own, train), seed)
-            pool, abroad = evidence(method, own), evidence(method, other)
-            first, second = parts(abroad.groups, (0.5, 0.5), draw)
+            own, method = turned(debates, stages, seed, turns=1)
+            abroad = evidence(method, answers)
+            known, unseen = parts(abroad.groups, (0.5, 0.5), np.random.default_rng(seed))
+            votes = [answers.preferences[i] for i in unseen]
             runs.append(
                 {
-                    "ukpconvarg": before_and_after(pool[known], pool[unseen], [own.preferences[i] for i in unseen]),
-                    "rag_crowd": before_and_after(
-                        abroad[first], abroad[second], [other.preferences[i] for i in second]
-                    ),
+                    "ukpconvarg": own,
+                    "rag_crowd": turned(answers, stages, seed, turns=4)[0],
+                    "rag_crowd, heads of ukpconvarg": figures([tested(abroad[known], abroad[unseen])], votes),
                 }
             )
         found[name] = runs
-        for data in ("ukpconvarg", "rag_crowd"):
+        for data in runs[0]:
             print(data, name, summary([run[data] for run in runs]), flush=True)
     return found
+
+
+def turned(
+    data: PairFeatures, stages: Sequence[Mapping[str, Any]], seed: int, turns: int
+) -> tuple[dict[str, Any], Method[Any, Any]]:
+    """Figures of one split into quarters that take so many turns, and the last head."""
+    quarters, results, votes = parts(numbered(data.prompts), (0.25,) * 4, np.random.default_rng(seed)), [], []
+    for turn in range(turns):
+        one, two, known, unseen = quarters[turn:] + quarters[:turn]
+        method = trained(stages, rows_of(data, np.sort(np.concatenate([one, two]))), seed)
+        pool = evidence(method, data)
+        results.append(tested(pool[known], pool[unseen]))
+        votes += [data.preferences[i] for i in unseen]
+    return figures(results, votes), method
 
 
 def voted(folder: Path, *names: str) -> tuple[Preference, ...]:
@@ -222,13 +198,18 @@ def voted(folder: Path, *names: str) -> tuple[Preference, ...]:
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the runs, with the falls of ECE and NLL."""
+    """Means over the runs, with the falls of ECE and NLL between the means and the smallest and largest of a run."""
     found = {
         f"{key} {side}": float(np.mean([run[side][key] for run in runs]))
         for key in runs[0]["raw"]
         for side in ("raw", "calibrated")
     }
     found["ece falls"] = found["ece raw"] / found["ece calibrated"]
+    found["ece apart falls"] = found["ece apart raw"] / found["ece apart calibrated"]
     found["nll falls"] = 1 - found["nll calibrated"] / found["nll raw"]
+    eces = [run["raw"]["ece"] / run["calibrated"]["ece"] for run in runs]
+    nlls = [1 - run["calibrated"]["nll"] / run["raw"]["nll"] for run in runs]
+    found |= {"ece falls least": min(eces), "ece falls most": max(eces)}
+    found |= {"nll falls least": min(nlls), "nll falls most": max(nlls)}
     found["decisions changed"] = sum(run["decisions changed"] for run in runs)
     return found

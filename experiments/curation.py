@@ -1,15 +1,16 @@
 """Does curation find wrong labels and help, and does active selection save labels?
 
-Usage: python experiments/curation.py DATA [--seeds 5] [--parts mislabels,selection]
-DATA is the folder with ``pairs/``. Heads on frozen MiniLM features. Writes <out>.json (every figure of every seed; parts that
-are not run again are kept) and <out>.md.
+Usage: python experiments/curation.py DATA [--seeds 5] [--selections 20] [--processes 2] [--page] [--out docs/results/curation]
+DATA is the folder with ``pairs/``. Heads on frozen MiniLM features. Writes <out>.json (every figure of every seed) and <out>.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from poise.evaluation.bootstrap import PromptBootstrap
 from poise.feature_cache import FeatureCache, default_cache
 from poise.methods import method_class
 from poise.pairing import PairFeatures, pair_features
-from poise.report.tables import markdown_table, number
+from poise.report.tables import markdown_table, number, percent
 from poise.training.heads import HeadData, train_heads
 from poise.training.recipe import Recipe, parse_recipe
 
@@ -144,24 +145,13 @@ def _mean(values: FloatArray, *, weights: FloatArray) -> FloatArray:
     return np.asarray(weights @ values / weights.sum(-1))
 
 
-def measure_selection(backbone: Backbone, cache: FeatureCache, seeds: int) -> dict[str, Any]:
-    """Learning curves of every method on the half to choose by and on the half to report."""
-    found: dict[str, Any] = {}
-    for name, half in label_budget.halves(backbone, cache).items():
-        found[name] = []
-        for seed in range(seeds):
-            found[name].append(label_budget.curves(half, seed))
-            print(name, seed, label_budget.shares(found[name][-1]), flush=True)
-    return found
-
-
-def cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float], digits: int = 3) -> str:
     """Mean and half the width of the 95 % t-interval over seeds."""
     array = np.array([value for value in values if np.isfinite(value)])
     if not len(array):
         return "—"
     half = scipy.stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5 if len(array) > 1 else 0.0
-    return f"{number(float(array.mean()))} ± {number(float(half))}"
+    return f"{number(float(array.mean()), digits)} ± {number(float(half), digits)}"
 
 
 def mislabel_section(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -192,58 +182,59 @@ def mislabel_section(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def selection_section(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
-    """The choice on one half of the prompts, and what it comes to on the other."""
-    methods = [how for how in label_budget.METHODS if how != "random"]
-    shares = {part: [label_budget.shares(run) for run in runs] for part, runs in found.items()}
-    mean = {part: label_budget.shares(mean_curves(runs)) for part, runs in found.items()}
+def selection_section(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The choice on one world, and what it comes to on the other."""
+    methods, chosen_on, other = label_budget.METHODS[1:], found["to choose"], found["to report"]
     rows = []
     for how in methods:
-        row = [how]
-        for part in label_budget.PARTS:
-            row += [number(mean[part][how], 2), cell([one[how] for one in shares[part]])]
-        rows.append([*row, cell([run[how][-1] for run in found["to report"]])])
-    rows.append(["random", "1", "1", "1", "1", cell([run["random"][-1] for run in found["to report"]])])
-    best = min(methods, key=lambda how: mean["to choose"][how])
-    header = ["", "to choose: mean curve", "each seed", "to report: mean curve", "each seed", "accuracy in the end"]
-    ends = np.array([[run[best][i] - run["random"][i] for i in range(len(run[best]))] for run in found["to report"]])
-    gains = ", ".join(f"{label_budget.ROUND * (i + 1)}: {cell(ends[:, i])}" for i in range(0, ends.shape[1], 2))
+        shares = [
+            f"{percent(v, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
+            for v, low, high in (p["needs"][how] for p in (chosen_on, other))
+        ]
+        rows.append(
+            [how, *shares, cell(label_budget.by_seed(other, how), 2), cell([c[-1] for c in other["curves"][how]])]
+        )
+    rows.append(["random", percent(1, 0), percent(1, 0), "1", cell([curve[-1] for curve in other["curves"]["random"]])])
+    header = ["", "labels needed, world to choose by", "world to report on", "of each seed", "accuracy in the end"]
+    best = min(methods, key=lambda how: chosen_on["needs"][how][0])
+    value, low, high = other["needs"][best]
+    gained = np.array(other["curves"][best]) - np.array(other["curves"]["random"])
+    gains = ", ".join(f"{label_budget.ROUND * (i + 1)}: {cell(gained[:, i])}" for i in range(0, gained.shape[1], 2))
     return (
         markdown_table(header, rows)
-        + f"\nChosen on the first half: `{best}`. On the second it reaches random's final accuracy with "
-        + f"{mean['to report'][best]:.0%} of the labels by the mean curves over seeds.\n"
+        + f"\nChosen on the first world: `{best}`. On the second it reaches random's final accuracy with {percent(value, 0)} "
+        + f"[{percent(low, 0)}, {percent(high, 0)}] of the labels.\n"
         + f"Its accuracy minus random's after so many labels: {gains}.\n"
     )
 
 
-def mean_curves(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-    """Over the seeds."""
-    return {how: np.mean([run[how] for run in runs], axis=0).tolist() for how in runs[0]}
-
-
-def write(record: Mapping[str, Any], out: Path, seeds: int) -> None:
-    """The record and its tables."""
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
-    parts = [INTRO.format(out=out, seeds=seeds)]
-    if "mislabels" in record:
-        parts.append(MISLABELS + mislabel_section(record["mislabels"]))
-    if "selection" in record:
-        parts.append(SELECTION.format(**vars(label_budget)) + selection_section(record["selection"]))
-    out.with_suffix(".md").write_text("\n".join(parts), encoding="utf8")
+def page(record: Mapping[str, Any], name: str) -> str:
+    """The tables with what they mean."""
+    seeds, selections = (
+        len(next(iter(record["mislabels"].values()))["figures"]),
+        len(record["to report"]["curves"]["random"]),
+    )
+    return "\n".join(
+        [
+            INTRO.format(name=name, seeds=seeds, selections=selections),
+            MISLABELS.format(seeds=seeds) + mislabel_section(record["mislabels"]),
+            SELECTION.format(**vars(label_budget), seeds=selections) + selection_section(record),
+        ]
+    )
 
 
 INTRO = """# Curation and active selection
 
 Linear heads on frozen MiniLM features (Bradley–Terry, default stages). Made by
-`python experiments/curation.py DATA --seeds {seeds}`; result file `{out.name}.json`. ± is half of the 95 % t-interval over
-seeds; brackets are 95 % intervals over held-out prompts, of gains averaged over the seeds.
+`python experiments/curation.py DATA --seeds {seeds} --selections {selections}`; result file `{name}.json`. ± is half of the 95 %
+t-interval over seeds; brackets are 95 % intervals: of gains over held-out prompts, of labels over seeds and held-out prompts.
 """
 MISLABELS = """
 ## Wrong labels
 
-Labels of training pairs are turned round at random; five heads are cross-fitted on the dirty labels, so that no pair is
-judged by a head that has seen its prompt; a pair is doubted by the probability that its label is wrong. `drop ≥ 0.7` drops
-pairs with a doubt of at least 0.7, `flip` turns them round, `soft` gives them the model's probability as label, `drpo mix`
+{seeds} seeds. Labels of training pairs are turned round at random; five heads are cross-fitted on the dirty labels, so that no
+pair is judged by a head that has seen its prompt; a pair is doubted by the probability that its label is wrong. `drop ≥ 0.7`
+drops pairs with a doubt of at least 0.7, `flip` turns them round, `soft` gives them the model's probability as label, `drpo mix`
 keeps as many easy pairs as others. Then a head is trained on what is left and held against the held-out pairs, whose labels
 are as they came. `none` trains on the dirty labels, `clean` on the labels before the flips.
 
@@ -251,11 +242,12 @@ are as they came. `none` trains on the dirty labels, `clean` on the labels befor
 SELECTION = """
 ## Which pairs to label
 
-The simulated world: all six pairs of four responses to a prompt are candidates, {DRAWN} prompts a seed; a label is one
-rater's vote. The budget is {BUDGET} labels in rounds of {ROUND}; accuracy is against the truth on pairs of other prompts.
-Every method has the same posterior; random is the mean of {ORDERS} orders. The columns say what share of the labels a method
-needs for the accuracy that random has in the end, by the curves averaged over the seeds and seed by seed. Half of the prompts
-served to choose a method, the other half, with other votes and held-out prompts, to report.
+The simulated world: all six pairs of four responses to a prompt are candidates, {DRAWN} of {PROMPTS} prompts for each of {seeds}
+seeds; a label is one rater's vote. The budget is {BUDGET} labels in rounds of {ROUND}; accuracy is against the truth on all pairs of
+{HELD_PROMPTS} other prompts. Every method has the same posterior; random is the mean of {ORDERS} orders. What is told is the share of
+the labels after which a method has the accuracy that random has in the end, by the curves averaged over the seeds and made
+monotone (isotonic regression); a method that never gets there counts as 100 %. One world served to choose a method, another
+one, with prompts, responses and votes of its own, to report on it.
 
 """
 
@@ -265,20 +257,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--parts", default="mislabels,selection")
+    parser.add_argument("--selections", type=int, default=20, help="seeds of active selection")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/curation"))
+    parser.add_argument("--page", action="store_true", help="only write the page again, from <out>.json")
     options = parser.parse_args()
+    path = options.out.with_suffix(".json")
+    if not options.page:
+        path.write_text(json.dumps(measured(options), indent=1) + "\n", encoding="utf8")
+    record = json.loads(path.read_text(encoding="utf8"))
+    options.out.with_suffix(".md").write_text(page(record, options.out.name), encoding="utf8")
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """All parts, beside each other."""
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        seeds = {"mislabels": options.seeds} | dict.fromkeys(label_budget.WORLDS, options.selections)
+        running = {name: pool.submit(part, name, options.data, count) for name, count in seeds.items()}
+        return {name: one.result() for name, one in running.items()}
+
+
+def part(name: str, data: Path, seeds: int) -> dict[str, Any]:
+    """One part, in a process of its own."""
     torch.set_num_threads(1)
     backbone = Backbone.load(BackboneConfig(name="minilm"))
     cache = FeatureCache(default_cache(), backbone.fingerprint(), backbone.hidden_size)
-    path = options.out.with_suffix(".json")
-    for part in options.parts.split(","):
-        if part == "mislabels":
-            found: Any = measure_mislabels(sets(options.data, backbone, cache), options.seeds)
-        else:
-            found = measure_selection(backbone, cache, options.seeds)
-        record = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
-        write(record | {part: found}, options.out, options.seeds)
+    if name == "mislabels":
+        return measure_mislabels(sets(data, backbone, cache), seeds)
+    return label_budget.measure(label_budget.pool_of(backbone, cache, label_budget.WORLDS[name]), seeds, name)
 
 
 if __name__ == "__main__":

@@ -2,76 +2,71 @@
 
 Candidates are all six pairs of four responses to a prompt; a label is the vote of one rater, drawn by the true P. Labels are
 bought in rounds; after each, the posterior is fitted again and judged on pairs of other prompts against the truth (P ≷ ½).
-One half of the world's prompts is there to choose a method, the other to report on it.
+One world is there to choose a method, another one to report on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from poise.backbone import Backbone
-from poise.curation.posterior import Posterior, fit
 from poise.curation.select import select
 from poise.data.simulate import WorldConfig, simulate
 from poise.evaluation.metrics.rows import FloatArray
 from poise.feature_cache import FeatureCache
 from poise.features import unit_scale
+from poise.laplace import PairData, Posterior, fit_posterior
 from poise.pairing import PairFeatures, pair_features
 
-PROMPTS, HELD_PROMPTS, DRAWN, BUDGET, ROUND, ORDERS = 2000, 550, 900, 300, 30, 2
+PROMPTS, HELD_PROMPTS, DRAWN, BUDGET, ROUND, ORDERS, RESAMPLES = 2000, 550, 900, 300, 30, 4, 2000
 METHODS = ("random", "uncertainty", "bald", "variance")
-PARTS = ("to choose", "to report")
+WORLDS = {"to choose": 0, "to report": 1}  # by seed
 
 
 @dataclass(frozen=True)
-class Half:
-    """Half of the prompts: feature differences [P, H] and true P [P] of candidates and of held-out pairs."""
+class Pool:
+    """Feature differences [P, H] and true P [P] of candidates; of held-out pairs that are not ties those and Q prompts."""
 
-    pool: Tensor
-    pool_truth: FloatArray
+    candidates: Tensor
+    truth: FloatArray
     prompts: tuple[str, ...]
     held: Tensor
-    held_truth: FloatArray
+    better: FloatArray
+    held_prompt: FloatArray
 
-    def accuracy(self, posterior: Posterior) -> float:
-        """Share of the held-out pairs of which the better response is preferred."""
-        said, decided = posterior.margin(self.held)[0].numpy(), self.held_truth != 0.5
-        return float(((said > 0) == (self.held_truth > 0.5))[decided].mean())
+    def right(self, posterior: Posterior) -> FloatArray:
+        """Held-out pairs of each prompt [Q] of which the better response is preferred."""
+        said = (self.held @ posterior.mean).numpy() > 0
+        return np.bincount(self.held_prompt, said == self.better)
+
+    @property
+    def pairs(self) -> FloatArray:
+        """Held-out pairs of each prompt [Q]."""
+        return np.bincount(self.held_prompt).astype(float)
 
 
-def halves(backbone: Backbone, cache: FeatureCache) -> dict[str, Half]:
-    """The world, divided by prompt."""
-    config = WorldConfig(train_pairs=6 * PROMPTS, eval_pairs=6 * HELD_PROMPTS, pairs_per_prompt=6, flip_rate=0.0)
-    world = simulate(config)
-    pool, held = (pair_features(backbone, world.preferences[split], cache) for split in ("train", "in_domain"))
+def pool_of(backbone: Backbone, cache: FeatureCache, world: int) -> Pool:
+    """The world of this seed."""
+    config = WorldConfig(
+        seed=world, train_pairs=6 * PROMPTS, eval_pairs=6 * HELD_PROMPTS, pairs_per_prompt=6, flip_rate=0.0
+    )
+    preferences = simulate(config).preferences
+    pool, held = (pair_features(backbone, preferences[split], cache) for split in ("train", "in_domain"))
     scale = unit_scale(pool.features)
-    x, z = (differences(part) * scale for part in (pool, held))
-    p, q = (np.array([pair.meta["true_p_chosen"] for pair in part.preferences], dtype=float) for part in (pool, held))
-    cuts = [(slice(len(x) // 2), slice(len(z) // 2)), (slice(len(x) // 2, None), slice(len(z) // 2, None))]
-    return {
-        name: Half(x[mine], p[mine], pool.prompts[mine], z[other], q[other])
-        for name, (mine, other) in zip(PARTS, cuts, strict=True)
-    }
-
-
-def curves(half: Half, seed: int) -> dict[str, list[float]]:
-    """Accuracy after every round by method, on ``DRAWN`` prompts and votes of this seed; random is the mean of some orders."""
-    draw = np.random.default_rng([seed, 5])
-    asked = set(draw.permutation(sorted(set(half.prompts)))[:DRAWN].tolist())
-    mine = [i for i, prompt in enumerate(half.prompts) if prompt in asked]
-    votes = torch.from_numpy((draw.random(len(mine)) < half.pool_truth[mine]).astype(np.float64))
-    x, prompts = half.pool[mine], [half.prompts[i] for i in mine]
-
-    def curve(how: str, seed: int) -> list[float]:
-        return one_curve(x, votes, prompts, how, seed, half.accuracy)
-
-    found = {how: curve(how, seed) for how in METHODS if how != "random"}
-    return {"random": np.mean([curve("random", 100 * seed + i) for i in range(ORDERS)], axis=0).tolist(), **found}
+    truth, held_truth = (
+        np.array([pair.meta["true_p_chosen"] for pair in part.preferences], dtype=float) for part in (pool, held)
+    )
+    decided = np.flatnonzero(held_truth != 0.5)
+    prompt = np.unique([held.prompts[i] for i in decided], return_inverse=True)[1]
+    judged = (differences(held) * scale)[torch.from_numpy(decided)]
+    return Pool(differences(pool) * scale, truth, pool.prompts, judged, held_truth[decided] > 0.5, prompt)
 
 
 def differences(part: PairFeatures) -> Tensor:
@@ -80,20 +75,69 @@ def differences(part: PairFeatures) -> Tensor:
     return states[part.pairs[:, 0]] - states[part.pairs[:, 1]]
 
 
-def one_curve(
-    x: Tensor, votes: Tensor, prompts: Sequence[str], how: str, seed: int, accuracy: Callable[[Posterior], float]
-) -> list[float]:
-    """Accuracy after each round of labels."""
+def measure(pool: Pool, seeds: int, name: str) -> dict[str, Any]:
+    """Curves [S, rounds] of every method, and the labels that it needs as a share of random's, with an interval."""
+    runs = []
+    for seed in range(seeds):
+        runs.append(one_seed(pool, seed))
+        print(
+            name,
+            seed,
+            {how: np.round(right.sum(1) / pool.pairs.sum(), 3) for how, right in runs[-1].items()},
+            flush=True,
+        )
+    right = {how: np.stack([run[how] for run in runs]) for how in METHODS}
+    found = {how: values.sum(2) / pool.pairs.sum() for how, values in right.items()}
+    resampled = {how: bootstrap(values, pool.pairs) for how, values in right.items()}
+    needs = {}
+    for how in METHODS[1:]:
+        drawn = [share(*curves) for curves in zip(resampled[how], resampled["random"], strict=True)]
+        value = share(found[how].mean(0), found["random"].mean(0))
+        needs[how] = [value, *np.quantile(drawn, (0.025, 0.975)).tolist()]
+        print(name, how, needs[how], flush=True)
+    return {"curves": {how: values.tolist() for how, values in found.items()}, "needs": needs}
+
+
+def one_seed(pool: Pool, seed: int) -> dict[str, FloatArray]:
+    """Right answers [rounds, Q] by method, on ``DRAWN`` prompts and votes of this seed; random is the mean of some orders."""
+    draw = np.random.default_rng([seed, 5])
+    asked = set(draw.permutation(sorted(set(pool.prompts)))[:DRAWN].tolist())
+    mine = [i for i, prompt in enumerate(pool.prompts) if prompt in asked]
+    votes = torch.from_numpy((draw.random(len(mine)) < pool.truth[mine]).astype(np.float64))
+    x, prompts = pool.candidates[mine], [pool.prompts[i] for i in mine]
+
+    def bought(how: str, order: int) -> FloatArray:
+        return np.stack([pool.right(posterior) for posterior in rounds(x, votes, prompts, how, order)])
+
+    found = {how: bought(how, seed) for how in METHODS[1:]}
+    return {"random": np.mean([bought("random", 100 * seed + i) for i in range(ORDERS)], axis=0), **found}
+
+
+def rounds(x: Tensor, votes: Tensor, prompts: Sequence[str], how: str, seed: int) -> list[Posterior]:
+    """What is known after each round of labels."""
     bought: list[int] = []
-    left = np.arange(len(x))
-    posterior, found = fit(x[:0], votes[:0]), []
+    left, found = np.arange(len(x)), [fit_posterior(PairData.equal(x[:0], votes[:0]))]
     for number in range(BUDGET // ROUND):
-        chosen = select(x[left], [prompts[i] for i in left], posterior, ROUND, how=how, seed=1000 * seed + number)
+        chosen = select(x[left], [prompts[i] for i in left], found[-1], ROUND, how=how, seed=1000 * seed + number)
         bought += left[list(chosen.pairs)].tolist()
         left = np.setdiff1d(left, bought)
-        posterior = fit(x[bought], votes[bought], start=posterior.precision)
-        found.append(accuracy(posterior))
-    return found
+        found.append(fit_posterior(PairData.equal(x[bought], votes[bought]), start=found[-1].precision))
+    return found[1:]
+
+
+def bootstrap(right: FloatArray, pairs: FloatArray) -> FloatArray:
+    """Curves [resamples, rounds], averaged over resampled seeds, on resampled held-out prompts; the same for every method."""
+    draw, (seeds, _, prompts) = np.random.default_rng(0), right.shape
+    of_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    of_prompt = draw.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES).astype(float)
+    by_seed = np.tensordot(of_prompt, right, ([1], [2])) / (of_prompt @ pairs)[:, None, None]
+    return np.einsum("bs,bsr->br", of_seed, by_seed)
+
+
+def share(curve: FloatArray, random: FloatArray) -> float:
+    """Labels that a curve needs for random's final accuracy, as a share of the budget; both are made monotone first."""
+    mine, theirs = isotonic_regression(curve).x, isotonic_regression(random).x
+    return labels_needed(mine, theirs[-1]) / BUDGET
 
 
 def labels_needed(curve: Sequence[float], wanted: float) -> float:
@@ -101,10 +145,11 @@ def labels_needed(curve: Sequence[float], wanted: float) -> float:
     for i, value in enumerate(curve):
         if value >= wanted:
             before = curve[i - 1] if i else 0.5
-            return ROUND * (i + (wanted - before) / (value - before))
+            return float(ROUND * (i + (wanted - before) / (value - before)))
     return float(BUDGET)
 
 
-def shares(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Labels that each method needs for random's final accuracy, as a share of random's."""
-    return {how: labels_needed(curve, found["random"][-1]) / BUDGET for how, curve in found.items() if how != "random"}
+def by_seed(found: Mapping[str, Any], how: str) -> list[float]:
+    """The share of every seed by itself."""
+    both = zip(found["curves"][how], found["curves"]["random"], strict=True)
+    return [share(np.array(mine), np.array(theirs)) for mine, theirs in both]

@@ -1,20 +1,16 @@
 """Does a policy trained on a risk-averse utility of a distributional reward avoid bad answers? QRM's Figure 3, with known truth.
 
 Usage: python -m experiments.risk_aware_policy [--seeds 5] [--work runs/laboratory] [--smoke]
-Per seed a QRM reward is trained on the judgements of a simulated world; a tiny policy is then trained by RLOO twice, on the
-mean of its belief and on the entropic utility, from the same start with the same draws. The same pair trained on what the raters
-really think (no reward model) says what could be had. Compared: left-tail quantiles of the true reward of the policies' answers,
-per answer (mean over raters) and per rater. Writes <out>.json (every figure of every seed) and <out>.md. The folder ``--work``
-keeps policy and reward models for the next run.
+Per seed a QRM reward learns what people say about the reference policy's answers; a tiny policy is then trained by RLOO on
+the mean of its belief, on the entropic utility and on QRM's exponential one, from the same start with the same draws. The same
+policies trained on what the people really think (no reward model) say what could be had. Policies are compared at equal
+divergence and at equal mean, along their courses; best-of-n, whose divergence is equal by itself, chooses by the same utilities.
+Writes <out>.json (every figure of every seed) and <out>.md. The folder ``--work`` keeps policy and reward models for the next run.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.overoptimization import interval, verdict
-from experiments.tiny_policy import Judged, Policy, Reward, Sample, Settings, judge, read_gold, train
+from experiments.by_seed import Figures, Run, at, direction, interval, main, verdict
+from experiments.tiny_policy import Judged, Policy, Reward, Settings, judge, read_gold, train
 from experiments.tiny_rewards import Laboratory, Rewards, agreement
-from poise.distributions import Mixture
+from poise.distributions import Mixture, RewardDistribution
 from poise.report.tables import markdown_table
 from poise.utility import parse_utility
 
 LEVELS = (0.05, 0.1, 0.15, 0.2, 0.25)
-AVERSION = 2.0  # λ in units of 1/sd of the belief about one answer: the utility gives up about one such sd
-BETA = 0.05
+TAIL = tuple(f"rater_q{100 * level:02.0f}" for level in LEVELS)
+AVERSION = 2.0  # λ of the entropic utility, in 1/sd of the belief about one answer: it gives up about one such sd
+WIDE_AVERSION = 1.0  # λ of the exponential utility, in 1/sd of the rewards of all answers
+BETA, N = 0.05, 8
+SOURCES = {"qrm": "the QRM reward", "truth": "the raters themselves"}
+CAREFUL = ("entropic", "exponential")
 
 
 class Truth:
@@ -39,12 +39,11 @@ class Truth:
 
     def __init__(self, policy: Policy, known: Judged, utility: str) -> None:
         self.tokenizer, self.utility, self.scale = policy.tokenizer, parse_utility(utility), 1.0
-        self.scale = float(self(known.sample.topics, known.sample.texts).std())
+        self.scale = float(self(known.topics, known.texts).std())
 
     def __call__(self, topics: Sequence[str], responses: Sequence[str]) -> Tensor:
         """[B]."""
-        nothing = torch.empty(0)
-        _, groups, shares, _, _ = read_gold(self.tokenizer, Sample(list(topics), nothing, nothing, list(responses)))
+        _, groups, shares, _, _ = read_gold(self.tokenizer, topics, responses)
         return self.utility(belief(groups, shares)).float() / self.scale
 
 
@@ -55,169 +54,175 @@ def belief(groups: Any, shares: Any) -> Mixture:
 
 
 def study(laboratory: Laboratory, seed: int) -> dict[str, Any]:
-    """All policies of one seed, judged; gains are in standard deviations of the true reward under the reference."""
+    """All policies and choices of one seed, judged; gains are in standard deviations of the true reward under the reference."""
     policy, topics = laboratory.policy(), laboratory.topics
-    known = judge(policy, policy, topics, seed=1000 + seed)
+    known = judge(policy, policy, topics * 2, seed=1000 + seed)
+    pool = judge(policy, None, [topic for topic in topics for _ in range(N)], seed=2000 + seed)
     model = laboratory.qrm(seed)
-    written = [i for i, text in enumerate(known.sample.texts) if text]
-    said = model.predict([f"{topics[i]} " for i in written], [known.sample.texts[i] for i in written])
-    rated = belief(known.groups[written], known.shares[written])
-    spread = {"qrm": float(said.std.mean()), "truth": float(rated.std.mean())}
+    written = known.of([i for i, text in enumerate(known.texts) if text])
+    said = model.predict([f"{topic} " for topic in written.topics], written.texts)
+    rated = belief(written.groups, written.shares)
     found: dict[str, Any] = {
         "reference": outcome(known, known),
-        "spread": spread,
-        "spearman_with_gold": agreement(said.mean, known.gold[written]),
+        "spearman_with_gold": agreement(said.mean, written.gold),
         "spearman_of_spread": agreement(said.std, rated.std),
     }
-    settings = Settings(*((3, BETA, 8, 2, 5e-4, 3) if laboratory.smoke else (30, BETA, 64, 2, 2e-4, 30)))
-    for source in ("qrm", "truth"):
-        for name in ("mean", "entropic"):
-            utility = "mean" if name == "mean" else f"entropic:{AVERSION / spread[source]:.4g}"
-            reward: Reward
-            if source == "qrm":
-                reward = Rewards(model, utility, known.sample.topics, known.sample.texts)
-            else:
-                reward = Truth(policy, known, utility)
-            *_, (_, trained) = train(policy, reward, settings, seed)
-            found[f"{source}, {name}"] = outcome(judge(trained, policy, topics * 3, 4000 + seed), known)
-            figures = found[f"{source}, {name}"]
-            print(
-                f"seed {seed}, {source}, {utility}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()),
-                flush=True,
+    settings = Settings(*((4, BETA, 8, 2, 5e-4, 2) if laboratory.smoke else (20, BETA, 64, 2, 2e-4, 4)))
+    for source, beliefs in (("qrm", said), ("truth", rated)):
+        for name, utility in utilities(beliefs).items():
+            reward: Reward = (
+                Rewards(model, utility, known.topics, known.texts) if source == "qrm" else Truth(policy, known, utility)
             )
+            chosen = reward(pool.topics, pool.texts).view(-1, N).argmax(1).numpy()
+            course = [
+                {"step": step, **outcome(judge(now, policy, topics * 2, 4000 + seed), known)}
+                for step, now in train(policy, reward, settings, seed)
+                if step
+            ]
+            best = outcome(pool.of(np.arange(0, len(pool.gold), N) + chosen), known)
+            best["distance"] = float(np.log(N) - (N - 1) / N) ** 0.5
+            found[f"{source}, {name}"] = {"utility": utility, "course": course, "best_of_n": best}
+            figures = ", ".join(f"{key} {course[-1][key]:.3f}" for key in ("distance", "mean", TAIL[0], TAIL[-1]))
+            print(f"seed {seed}, {source}, {utility}: {figures}", flush=True)
     return found
 
 
+def utilities(beliefs: RewardDistribution) -> dict[str, str]:
+    """Name → utility, with the aversion in the units of these beliefs about the reference's answers."""
+    own, whole = float(beliefs.std.mean()), float((beliefs.variance.mean() + beliefs.mean.var()).sqrt())
+    return {
+        "mean": "mean",
+        "entropic": f"entropic:{AVERSION / own:.4g}",
+        "exponential": f"exponential:{WIDE_AVERSION / whole:.4g}",
+    }
+
+
 def outcome(now: Judged, known: Judged) -> dict[str, float]:
-    """Mean and left tail of the true reward, per answer and per rater; the divergence; how much the raters disagree."""
+    """Mean and left tail of the true reward, per answer and per rater; √KL; how much the raters disagree; what was written."""
     scale, zero = known.gold.std(), known.gold.mean()
     answers = (now.gold - zero) / scale
-    raters = (now.groups - zero) / scale
-    quantiles = {f"answer_q{100 * level:02.0f}": float(np.quantile(answers, level)) for level in LEVELS}
-    weight = now.shares.flatten() / len(now.gold)
-    order = raters.flatten().argsort()
-    reached = weight[order].cumsum()
-    quantiles |= {
-        f"rater_q{100 * level:02.0f}": float(raters.flatten()[order][np.searchsorted(reached, level)])
-        for level in LEVELS
-    }
+    raters = ((now.groups - zero) / scale).flatten()
+    order = raters.argsort()
+    reached = (now.shares.flatten() / len(now.gold))[order].cumsum()
     return {
         "mean": float(answers.mean()),
-        **quantiles,
-        "kl": float(now.kl.mean()),
-        "disagreement": float(belief(now.groups, now.shares).std.mean() / scale),
+        **{key: float(raters[order][np.searchsorted(reached, level)]) for key, level in zip(TAIL, LEVELS, strict=True)},
+        **{f"answer_q{100 * level:02.0f}": float(np.quantile(answers, level)) for level in (LEVELS[0], LEVELS[-1])},
+        "distance": float(np.sqrt(max(now.kl.mean(), 0.0))),
+        "sd_of_answers": float(answers.std()),
+        "disagreement": float(belief(now.groups, now.shares).std.square().mean().sqrt() / scale),
         "faults": float(now.faults.mean()),
-        **dict(
-            zip(
-                ("relevance", "correctness", "harmlessness", "politeness", "verbosity"),
-                now.levels.mean(0).tolist(),
-                strict=True,
-            )
-        ),
+        "verbosity": float(now.levels[:, -1].mean()),
     }
 
 
-def conclusions(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The claims of the figure, each with the figure that decides it: entropic less mean, paired by seed."""
+# ── along the courses ──
+
+
+def reached(run: Run, source: str, key: str) -> float:
+    """The largest value of ``key`` that every policy of the source gets to."""
+    return min(max(p[key] for p in path(run, f"{source}, {name}")) for name in ("mean", *CAREFUL))
+
+
+def path(run: Run, policy: str) -> list[Figures]:
+    """A policy's figures from the reference on."""
+    return [run["reference"], *run[policy]["course"]]
+
+
+Reading = Callable[[Run, str, str], Figures]  # run, source, utility -> figures
+ALONG: dict[str, Reading] = {
+    "equal divergence": lambda run, source, name: at(
+        path(run, f"{source}, {name}"), "distance", reached(run, source, "distance")
+    ),
+    "half of that divergence": lambda run, source, name: at(
+        path(run, f"{source}, {name}"), "distance", reached(run, source, "distance") / 2**0.5
+    ),
+    "equal mean": lambda run, source, name: at(path(run, f"{source}, {name}"), "mean", reached(run, source, "mean")),
+    "the last step": lambda run, source, name: run[f"{source}, {name}"]["course"][-1],
+    f"best of {N}": lambda run, source, name: run[f"{source}, {name}"]["best_of_n"],
+}
+
+
+def differences(runs: Sequence[Run], source: str, name: str, where: str, key: str) -> list[float]:
+    """Of a risk-averse policy less the mean's, seed by seed."""
+    read = ALONG[where]
+    return [read(run, source, name)[key] - read(run, source, "mean")[key] for run in runs]
+
+
+def conclusions(runs: Sequence[Run]) -> str:
+    """The claim of the figure for each source, utility and way, with the figures that decide it."""
     lines = []
-    for source, title in (("qrm", "the QRM reward"), ("truth", "the raters themselves")):
-        for key, what in (
-            *(
-                (f"{who}_q{level:02d}", f"the {level} % quantile over {who}s")
-                for who in ("rater", "answer")
-                for level in (5, 25)
-            ),
-            ("mean", "the mean"),
-            ("kl", "the divergence [nat]"),
-            ("disagreement", "the raters' disagreement"),
-            ("faults", "faults an answer"),
-        ):
-            differences = [run[f"{source}, entropic"][key] - run[f"{source}, mean"][key] for run in runs]
-            lines.append(f"- Trained on {title}, {what} of the risk-averse policy is: {verdict(differences)}.")
-        tails = [
-            [run[f"{source}, {name}"]["rater_q05"] - run[f"{source}, {name}"]["mean"] for run in runs]
-            for name in ("mean", "entropic")
-        ]
-        apart = list(np.subtract(tails[1], tails[0]))
-        lines.append(
-            f"- Trained on {title}, its 5 % quantile over raters as seen from its own mean is: {verdict(apart)}."
-        )
-    lines.append(CAUSE)
+    for where in ("equal divergence", f"best of {N}"):
+        for source, title in SOURCES.items():
+            for name in CAREFUL:
+                tail = [differences(runs, source, name, where, key) for key in TAIL]
+                mean = differences(runs, source, name, where, "mean")
+                higher = sum(direction(difference) == 1 for difference in tail)
+                holds = higher == len(TAIL) and direction(mean) == 0
+                lines.append(
+                    f"- **{name}, {title}, {where}: {'holds' if holds else 'does not hold'}.** Quantiles higher at {higher} of "
+                    f"{len(TAIL)} levels; 5 %: {verdict(tail[0])}; 25 %: {verdict(tail[-1])}; mean: {verdict(mean)}."
+                )
+    for source, title in SOURCES.items():
+        for name in CAREFUL:
+            low, high = (verdict(differences(runs, source, name, "equal mean", key)) for key in (TAIL[0], TAIL[-1]))
+            lines.append(f"- {name}, {title}, read where the means are equal: 5 %: {low}; 25 %: {high}.")
+    between = [run["reference"]["disagreement"] ** 2 for run in runs]
+    share = [b / (b + run["reference"]["sd_of_answers"] ** 2) for b, run in zip(between, runs, strict=True)]
+    lines.append(
+        f"- Of the variance of the true reward under the reference, {interval(share)} lies between the raters of an answer; "
+        "the rest lies between answers. The entropic utility of an answer sees only the first."
+    )
     return "### What is found\n\n" + "\n".join(lines) + "\n"
 
 
-def page(runs: Sequence[Mapping[str, Any]], command: str, out: Path) -> str:
+def page(runs: Sequence[Run], command: str, out: Path) -> str:
     """The result as Markdown."""
-    sections = [INTRO.format(command=command, name=out.name, seeds=len(runs), aversion=AVERSION, beta=BETA)]
-    sections.append(conclusions(runs))
-    for source, title in (("qrm", "Trained on the QRM reward"), ("truth", "Trained on the raters themselves")):
-        rows = []
-        for key in runs[0]["reference"]:
-            reference, mean, careful = (
-                [run[name][key] for run in runs] for name in ("reference", f"{source}, mean", f"{source}, entropic")
-            )
-            rows.append([key, *map(interval, (reference, mean, careful)), interval(list(np.subtract(careful, mean)))])
-        sections.append(
-            f"### {title}\n\n" + markdown_table(["", "reference", "mean", "entropic", "entropic − mean"], rows)
-        )
+    parts = [INTRO.format(command=command, name=out.name, seeds=len(runs)), conclusions(runs)]
     knows = [[key, interval([run[key] for run in runs])] for key in ("spearman_with_gold", "spearman_of_spread")]
-    sections.append("### What the QRM reward knows\n\n" + markdown_table(["", "answers of the reference"], knows))
-    return "\n".join(sections)
+    parts.append("### What the QRM reward knows\n\n" + markdown_table(["", "answers of the reference"], knows))
+    for where, read in ALONG.items():
+        for source, title in SOURCES.items():
+            rows = []
+            for key in runs[0]["reference"]:
+                cells = [[read(run, source, name)[key] for run in runs] for name in ("mean", *CAREFUL)]
+                apart = [interval(differences(runs, source, name, where, key)) for name in CAREFUL]
+                rows.append([key, *map(interval, cells), *apart])
+            head = ["", "mean", *CAREFUL, *(f"{name} − mean" for name in CAREFUL)]
+            parts.append(f"### At {where}: {title}\n\n" + markdown_table(head, rows))
+    return "\n".join(parts)
 
 
-CAUSE = """
-A lift of the tail at an equal mean would be the risk trade of QRM's Figure 3. Where tail and mean rise together and the same
-utility of the raters' own beliefs lifts neither, the gain is another one: the mean of a learned belief is climbed into answers
-that are worse in truth (relevance, verbosity below), and the entropic utility is climbed less far (divergence). Whether its lead
-would remain at an equal divergence was not measured. `spearman_of_spread` below says how little the belief's spread has
-to do with how much the raters of an answer disagree."""
+INTRO = f"""# Risk-averse policies
 
+A tiny policy (`experiments/tiny_policy.py`) trained by RLOO (k = 2, 64 prompts a step, 20 steps, rate 2e-4, KL weight {BETA}) on
+three utilities of a reward: the mean; the entropic certainty equivalent, λ = {AVERSION:g} / sd of the belief about one answer; QRM's own
+exponential utility, λ = {WIDE_AVERSION:g} / sd of the rewards of all answers. Each is scaled to unit deviation under the reference, so that the KL weight
+means the same. {{seeds}} seeds (people, reward models, draws; start and draws of the policies of a seed are the same): mean ± half of the 95 %
+t-interval, differences paired by seed. Rewards are true ones, in standard deviations over the reference's answers from their mean:
+`rater_qNN` are quantiles over answers and raters, `answer_qNN` over answers of the mean over raters; `disagreement` is the root mean
+square deviation between the raters of an answer.
 
-INTRO = """# A risk-averse policy
+Policies that have gone differently far are not comparable. So each is judged every four steps (two answers to every topic), and
+its figures are read where it first is as far from the reference (`distance`, √KL [√nat], exact) as the least far of the three
+gets; and at half of that KL. The claim is taken to hold where all five quantiles of .05 … .25 over raters are higher and the mean shows no difference.
 
-A tiny policy (`experiments/tiny_policy.py`) trained by RLOO (k = 2, 30 steps, KL weight {beta}) on the mean and on the entropic
-utility of a reward, λ = {aversion} / sd of the belief about one answer; both rewards are scaled to unit deviation under the
-reference, so that the KL weight means the same. {seeds} seeds (judgements, reward models, draws; start and draws of the two
-policies of a seed are the same): mean ± half of the 95 % t-interval, the last column of the paired differences. Rewards are true
-ones, in standard deviations over the reference's answers from their mean: `answer_qNN` are quantiles over answers of the mean
-over raters, `rater_qNN` over answers and raters. `disagreement` is the mean deviation between the raters of an answer.
-`spearman_of_spread`: does the reward model know on which answers raters disagree?
-Made by `{command}`; result file `{name}.json`.
+The QRM reward: eight people each rate twelve of the reference's answers to every topic (4,032 answers a seed) overall, by what they
+usually read; its quantiles of the overall judgement are solved on frozen features of a backbone that was trained once on 16,128 other answers
+with six ratings by eight people each, starting from the reference's weights. `spearman_of_spread`: does it know on which answers
+raters disagree? These settings were declared before the five seeds were run, after pilots on another seed that trained no policy: with the
+world's fixed cut-points nearly a third of the ratings fall to the lowest and the spread repeats the mean (.03); with the gate over six attributes, whose
+quantile functions are averaged, the spread is .11; an earlier reward on 2,000 ratings of the world's own answers and a Bradley–Terry backbone had −.03.
+Learning rate (2e-4) and batch (64 × 2) were lowered after a discarded pilot, steps (20 for 30) for time, before any of these policies was trained.
+Made by `{{command}}`; result file `{{name}}.json`.
 
 """
 
 
-def measure(options: argparse.Namespace, record: Path) -> None:
-    """Run every seed; what is finished is on disk."""
-    laboratory, runs = Laboratory(options.work, options.smoke), []
-    laboratory.policy()
-    seeds = range(1, options.seeds + 1)
-    with ProcessPoolExecutor(
-        options.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        for run in pool.map(study, [laboratory] * len(seeds), seeds):
-            runs.append(run)
-            record.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf8")
-
-
-def main() -> None:
-    """Run every seed and write the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--work", type=Path, default=Path("runs/laboratory"))
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does everything run?")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one thread each")
-    parser.add_argument("--page", action="store_true", help="only write the page again, from the JSON file")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/risk_aware_policy"))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    record = options.out.with_suffix(".json")
-    if not options.page:
-        measure(options, record)
-    runs = json.loads(record.read_text(encoding="utf8"))
-    command = f"python -m experiments.risk_aware_policy --seeds {len(runs)}" + " --smoke" * options.smoke
-    options.out.with_suffix(".md").write_text(page(runs, command, options.out), encoding="utf8")
+def write(runs: Sequence[Run], command: str, out: Path) -> None:
+    """The page."""
+    out.with_suffix(".md").write_text(page(runs, command, out), encoding="utf8")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, study, write, shared=Laboratory.rated_backbone)

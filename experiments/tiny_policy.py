@@ -117,10 +117,15 @@ def _batches(rows: int, size: int, steps: int, seed: int) -> Iterator[list[int]]
         waiting = waiting[size:]
 
 
-def rloo_loss(policy: Policy, sample: Sample, advantages: Tensor) -> Tensor:
-    """−mean(A · log π(y|x)), whose gradient is that of TRL's ratio loss where the sample is the policy's own: []."""
+def said(policy: Policy, sample: Sample) -> Tensor:
+    """log π(y|x) of each response: [B]."""
     taken = policy.log_probs(sample.ids).gather(-1, sample.ids[:, 1:, None])[..., 0]
-    return -(advantages * (taken * sample.mask).sum(1)).mean()
+    return (taken * sample.mask).sum(1)
+
+
+def rloo_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """−mean(A · log π(y|x)), whose gradient is that of TRL's ratio loss where the sample is the policy's own: []."""
+    return -(advantages * log_probs).mean()
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -150,12 +155,12 @@ def train(start: Policy, reward: Reward, settings: Settings, seed: int) -> Itera
     for step in range(1, settings.steps + 1):
         asked = [topics[i] for i in torch.randint(len(topics), (settings.prompts,), generator=draw).tolist()]
         sample = policy.sample([topic for topic in asked for _ in range(settings.k)], draw)
+        log_probs = said(policy, sample)
         with torch.no_grad():
-            ids = sample.ids[:, 1:, None]
-            ratio = (policy.log_probs(sample.ids) - start.log_probs(sample.ids)).gather(-1, ids)[..., 0]
-            told = reward(sample.topics, sample.texts) - settings.beta * (ratio * sample.mask).sum(1)
+            ratio = log_probs.detach() - said(start, sample)
+            told = reward(sample.topics, sample.texts) - settings.beta * ratio
         advantages = leave_one_out(told.view(settings.prompts, settings.k)).flatten()
-        _step(policy.model, optimiser, rloo_loss(policy, sample, advantages))
+        _step(policy.model, optimiser, rloo_loss(log_probs, advantages))
         if step % settings.every == 0:
             yield step, policy
 
@@ -168,7 +173,7 @@ def _step(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> N
 
 
 class Judged(NamedTuple):
-    """What is known of sampled responses: gold utility [B], each group's [B, groups] with its share, faults, levels, KL [B]."""
+    """What is known of responses: gold utility [B], each group's [B, groups] with its share, faults, levels, KL [B], texts."""
 
     gold: Floats
     groups: Floats
@@ -176,30 +181,41 @@ class Judged(NamedTuple):
     faults: Floats
     levels: Floats
     kl: Floats
-    sample: Sample
+    topics: list[str]
+    texts: list[str]
+
+    def of(self, rows: Sequence[int]) -> Judged:
+        """Some of them."""
+        numbers = [values[rows] for values in self[:6]]
+        return Judged(*numbers, [self.topics[i] for i in rows], [self.texts[i] for i in rows])
 
 
 @torch.no_grad()
-def judge(policy: Policy, reference: Policy, topics: Sequence[str], seed: int, block: int = 256) -> Judged:
-    """Draw one response per topic and read it with the gold reader; ``kl`` is the exact KL along each response [nat]."""
+def judge(policy: Policy, reference: Policy | None, topics: Sequence[str], seed: int, block: int = 256) -> Judged:
+    """Draw one response per topic and read it with the gold reader; ``kl`` is the exact KL along each response [nat].
+
+    Without a reference ``kl`` is NaN, and half of the time is saved.
+    """
     draw = torch.Generator().manual_seed(seed)
-    parts = []
+    texts: list[str] = []
+    distances = []
     for i in range(0, len(topics), block):
         sample = policy.sample(topics[i : i + block], draw)
+        texts += sample.texts
+        if reference is None:
+            distances.append(np.full(len(sample.texts), np.nan))
+            continue
         new, old = policy.log_probs(sample.ids), reference.log_probs(sample.ids)
-        kl = ((new.exp() * (new - old)).sum(-1) * sample.mask).sum(1).double().numpy()
-        parts.append((*read_gold(policy.tokenizer, sample), kl, sample))
-    columns = list(zip(*parts, strict=True))
-    whole = [np.concatenate(column) for column in columns[:-1]]
-    samples = columns[-1]
-    texts = [text for sample in samples for text in sample.texts]
-    return Judged(*whole, Sample(list(topics), samples[0].ids, samples[0].mask, texts))
+        distances.append(((new.exp() * (new - old)).sum(-1) * sample.mask).sum(1).double().numpy())
+    return Judged(*read_gold(policy.tokenizer, topics, texts), np.concatenate(distances), list(topics), texts)
 
 
-def read_gold(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """(gold, groups, shares, faults, levels) of a sample; a response without an end is a fault more."""
-    rows = [tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) for text in sample.texts]
-    readings = [read(topic, row) for topic, row in zip(sample.topics, rows, strict=True)]
-    groups, shares = gold(sample.topics, readings)
+def read_gold(
+    tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], texts: Sequence[str]
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """(gold, groups, shares, faults, levels) of responses; one without an end has a fault more."""
+    rows = [tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) for text in texts]
+    readings = [read(topic, row) for topic, row in zip(topics, rows, strict=True)]
+    groups, shares = gold(topics, readings)
     faults = np.array([float(reading.faults) for reading in readings])
     return (groups * shares).sum(1), groups, shares, faults, np.array([reading.levels for reading in readings])

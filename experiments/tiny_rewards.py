@@ -6,16 +6,17 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import people
 from experiments.phrase_world import World, phrase_tokenizer, prompts
-from experiments.tiny_policy import Policy, fine_tuned, tiny_lm
+from experiments.tiny_policy import Policy, fine_tuned, judge, tiny_lm
 from poise import run
-from poise.data.records import Preference, Rating
+from poise.data.records import Preference
 from poise.model import RewardModel
 from poise.utility import parse_utility
 
@@ -38,22 +39,29 @@ def bradley_terry(world: World, folder: Path, *, pairs: int, epochs: float, seed
     return run.train(recipe, folder / "run").model
 
 
-def quantiles(world: World, backbone: Path, folder: Path, *, pairs: int, rated: int, seed: int) -> RewardModel:
-    """Quantile regression of the raters' judgements on the frozen features of a trained reward model, then the gate."""
+def quantiles(backbone: Path, folder: Path, asked: Asked, *, seed: int, update: str) -> RewardModel:
+    """QRM of what people say about a policy's answers: all that is rated through the backbone (``full``), or the overall
+    judgement, what they disagree about, on its frozen features (``head``)."""
     folder.mkdir(parents=True, exist_ok=True)
+    through = update == "full"
+    attributes = list(people.RATED) if through else ["overall"]
     given = {
         "seed": seed,
-        "method": {"name": "qrm", "verbosity": "verbosity"},
-        "stages": [
-            {"name": "quantiles", "method": {"objective": "quantiles"}},
-            {"name": "gate", "method": {"objective": "gate"}, "epochs": 5, "batch_size": 64, "learning_rate": 1e-3},
-        ],
+        "method": {
+            "name": "qrm",
+            "attributes": attributes,
+            "weights": [1] * len(attributes),
+            "verbosity": "",
+            "solver": "steps" if through else "exact",
+        },
+        "stages": [{"name": "quantiles", "epochs": 3, "batch_size": 64, "learning_rate": 1e-3, "warmup": 0.1}],
         "data": {
-            "train": _write(folder / "pairs.jsonl", [_pair(pair) for pair in world.pairs(pairs)]),
-            "ratings": _write(folder / "ratings.jsonl", [_rating(rating) for rating in world.ratings()[:rated]]),
+            "train": _write(folder / "pairs.jsonl", asked.pairs),
+            "ratings": _write(folder / "ratings.jsonl", asked.ratings),
             "evaluate_fraction": 0.1,
         },
         "backbone": {"name": str(backbone), "dtype": "float32", "max_length": 64},
+        "training": {"update": "full", "loss_over": "micro"} if through else {},
     }
     return run.train(given, folder / "run").model
 
@@ -88,15 +96,16 @@ def _pair(pair: Preference) -> dict[str, Any]:
     return {"prompt": f"{pair.prompt} ", "chosen": pair.chosen, "rejected": pair.rejected, "votes": votes}
 
 
-def _rating(rating: Rating) -> dict[str, Any]:
-    assert rating.scale is not None
-    ratings = {name: list(map(int, values)) for name, values in rating.ratings.items()}
-    return {"prompt": f"{rating.prompt} ", "response": rating.response, "ratings": ratings, "scale": list(rating.scale)}
-
-
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
     return str(path)
+
+
+class Asked(NamedTuple):
+    """What people said: rows of a rating file and of a preference file."""
+
+    ratings: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
 
 
 class Laboratory:
@@ -136,13 +145,32 @@ class Laboratory:
             bradley_terry(self.world(seed), folder, pairs=self.pairs, epochs=self.epochs, seed=seed, **options)
         return RewardModel.load(folder / "run" / "checkpoint")
 
+    def rated_backbone(self) -> Path:
+        """One for all seeds, as the paper's is: a language model of such answers, the policy, that then read people's ratings."""
+        folder = self.work / "rated_backbone"
+        if not (folder / "run" / "result.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            start, policy = folder / "backbone", self.policy()
+            policy.tokenizer.save_pretrained(start)
+            policy.model.model.save_pretrained(start)
+            quantiles(start, folder, self.asked(2 if self.smoke else 48, 0), seed=0, update="full")
+        return folder / "run" / "checkpoint"
+
     def qrm(self, seed: int) -> RewardModel:
-        """QRM on the frozen features of the seed's Bradley–Terry model, as the paper builds on a reward model's."""
+        """What the seed's people say about the policy's answers, on frozen features of ``rated_backbone``."""
         folder = self.work / f"qrm_{seed}"
         if not (folder / "run" / "result.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            self.bradley_terry(seed)
-            backbone = self.work / f"bt_{seed}" / "run" / "checkpoint"
-            rated = 160 if self.smoke else 2000
-            quantiles(self.world(seed), backbone, folder, pairs=self.pairs, rated=rated, seed=seed)
+            answers = self.asked(2 if self.smoke else 12, seed)
+            quantiles(self.rated_backbone(), folder, answers, seed=seed, update="head")
         return RewardModel.load(folder / "run" / "checkpoint")
+
+    def asked(self, per_topic: int, seed: int) -> Asked:
+        """That many of the policy's answers to each topic, rated by eight people each; half of the pairs are voted on."""
+        policy = self.policy()
+        topics = [topic for topic in self.topics for _ in range(per_topic)]
+        texts = judge(policy, None, topics, seed=9000 + seed).texts
+        few = 4 * (len(topics) // 8)
+        return Asked(
+            people.ratings(policy, topics, texts, 8, seed), people.pairs(policy, topics[:few], texts[:few], 5, seed)
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ QUIET, LOUD = 0.4, 2.0
 HELD = 20_000  # the calibration error of few pairs is mostly noise: up to .4·√(15/n)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bed:
     """``train`` and ``held`` pairs with the utilities [P, 2] of both responses; ``noisy`` [P] marks the held
     pairs on which people disagree. The first of a pair is the one that it is labelled for.
@@ -43,8 +44,12 @@ class Bed:
     noisy: Tensor
 
 
+@lru_cache(6)
 def bed(seed: int, pairs: int, flips: float = 0.1, learnable: bool = True, held_flips: float | None = None) -> Bed:
-    """A bed whose labels say the contrary of a rater's with probability ``flips``; held-out ones too, unless told."""
+    """A bed whose labels say the contrary of a rater's with probability ``flips``; held-out ones too, unless told.
+
+    Kept for the next study of the same seed, which finds what was trained on it as well.
+    """
     draw = np.random.default_rng([seed, 7])
     weights = draw.normal(size=WIDTH - SHARED) / (WIDTH - SHARED) ** 0.5
     parts = []

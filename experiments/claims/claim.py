@@ -1,14 +1,13 @@
-"""What a claim is, what a study reports on it, and how the verdict follows from the figures.
+"""What a claim is, what a study measures for it, and how the verdict follows from the figures.
 
-A study measures numbers, one value per seed, and says on which side of a limit the claim puts them. A claim holds where
-every 95 % t-interval over the seeds lies wholly on the claimed side; nothing else decides.
+A study measures figures on one seed; a claim says on which side of a limit it puts them. It holds where every 95 % t-interval
+over the seeds lies wholly on the claimed side; nothing else decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,83 +15,14 @@ import numpy as np
 import scipy.stats
 
 HOLDS, FAILS, UNTESTABLE = "holds", "does not hold", "not testable here"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One measured figure (a value per seed) and the side of ``limit`` on which the claim puts it.
-
-    ``every``: an identity, which each value must satisfy, not their mean.
-    """
-
-    figure: str
-    values: Sequence[float]
-    side: Literal["above", "below"]
-    limit: float
-    every: bool = False
-
-    @cached_property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return float(np.mean(self.values))
-
-    @cached_property
-    def half(self) -> float:
-        """Half the width of the 95 % t-interval over the seeds; 0 where they all agree."""
-        if self.every:
-            return float("nan")
-        spread = float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
-        if spread == 0:
-            return 0.0
-        return float(scipy.stats.t.ppf(0.975, len(self.values) - 1)) * spread / len(self.values) ** 0.5
-
-    @property
-    def met(self) -> bool:
-        """Whether the whole interval lies on the claimed side; a single seed decides by its value alone."""
-        if self.every:
-            return all(v > self.limit if self.side == "above" else v < self.limit for v in self.values)
-        half = 0.0 if np.isnan(self.half) else self.half
-        return self.mean - half > self.limit if self.side == "above" else self.mean + half < self.limit
-
-    @property
-    def open(self) -> bool:
-        """Whether the interval holds the limit: more seeds might decide it."""
-        return not np.isnan(self.half) and abs(self.mean - self.limit) <= self.half
-
-    def __str__(self) -> str:
-        interval = "" if np.isnan(self.half) else f" ± {self.half:.3g}"
-        shown = f"at most {max(self.values):.3g}" if self.every else f"{self.mean:.4g}{interval}"
-        mark = "met" if self.met else "open" if self.open else "not met"
-        return f"{self.figure} {shown} ({self.side} {self.limit:g}: {mark})"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a study found: the figures that decide, others worth knowing, and why it came out so.
-
-    ``refutes``: the checks state the contrary of the claim, so meeting them is its failure. ``untestable`` says why
-    nothing here can decide it.
-    """
-
-    checks: Sequence[Check] = ()
-    also: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    why: str = ""
-    refutes: bool = False
-    untestable: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """holds, does not hold, or not testable here."""
-        if self.untestable:
-            return UNTESTABLE
-        return HOLDS if all(check.met for check in self.checks) != self.refutes else FAILS
+Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study is run with: its seeds, where trained decoders leave their figures, and whether only to see that it runs."""
+    """What a study is run with: its seed, where trained decoders leave their figures, and whether only to see that it runs."""
 
-    seeds: int = 5
+    seed: int = 0
     runs: Path = Path("runs/claims")
     smoke: bool = False
 
@@ -101,15 +31,95 @@ class Setting:
         return smoke if self.smoke else full
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half the width of the 95 % t-interval); NaN width for a single value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan")
+    spread = float(np.std(values, ddof=1))
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5 if spread else 0.0
+    return mean, half
+
+
+def shown(values: Sequence[float]) -> str:
+    """Mean ± half the interval, with as many digits as the interval has."""
+    mean, half = interval(values)
+    if np.isnan(half):
+        return f"{mean:.4g}"
+    if half == 0:
+        return f"{mean:.4g} on every seed"
+    digits = max(0, 1 - int(np.floor(np.log10(half))))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if digits < 7 else f"{mean:.2e} ± {half:.1e}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The side of ``limit`` on which a figure, one value per seed, is put.
+
+    ``every``: an identity, which each value must satisfy, not their mean.
+    """
+
+    figure: str
+    side: Literal["above", "below"]
+    limit: float
+    every: bool = False
+
+    def met(self, values: Sequence[float]) -> bool:
+        """Whether the whole interval lies on the claimed side; a single seed decides by its value alone."""
+        if self.every:
+            return all(v > self.limit if self.side == "above" else v < self.limit for v in values)
+        mean, half = interval(values)
+        half = 0.0 if np.isnan(half) else half
+        return mean - half > self.limit if self.side == "above" else mean + half < self.limit
+
+    def open(self, values: Sequence[float]) -> bool:
+        """Whether the interval holds the limit: more seeds might decide it."""
+        mean, half = interval(values)
+        return not self.every and not np.isnan(half) and abs(mean - self.limit) <= half
+
+    def text(self, values: Sequence[float]) -> str:
+        """What was measured."""
+        if not self.every:
+            return shown(values)
+        most, word = (max(values), "at most") if self.side == "below" else (min(values), "at least")
+        return f"{word} {most:.3g}"
+
+    @property
+    def threshold(self) -> str:
+        """The limit in words."""
+        return f"{self.side} {self.limit:g}" + (" on every seed" if self.every else "")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A sentence about why a claim comes out as it does, and the further measurement that must bear it out."""
+
+    sentence: str
+    check: Check
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A published claim in one sentence, the test with its threshold, and the study that decides it.
+    """A published claim in one sentence, the study that measures it, and the checks that decide it.
 
-    ``expected`` is what the derivations of the method pages let one expect before any measurement.
+    ``expected`` is what the derivations of the methods let one expect beforehand. ``refutes``: the checks state the contrary
+    of the claim, which holds only where one of them lies wholly on the other side. ``untestable`` says why nothing here can decide it.
     """
 
     id: str
     says: str
-    test: str
     expected: str
-    study: Callable[[Setting], Finding]
+    study: Callable[[Setting], Figures]
+    checks: Sequence[Check]
+    reasons: Sequence[Reason] = ()
+    refutes: bool = False
+    untestable: str = ""
+
+    def verdict(self, figures: Mapping[str, Sequence[float]]) -> str:
+        """holds, does not hold, or not testable here."""
+        if self.untestable:
+            return UNTESTABLE
+        if not self.refutes:
+            return HOLDS if all(c.met(figures[c.figure]) for c in self.checks) else FAILS
+        contrary = [c.met(figures[c.figure]) or c.open(figures[c.figure]) for c in self.checks]
+        return FAILS if all(contrary) else HOLDS

@@ -20,9 +20,10 @@ from poise.pairing import PairFeatures, pair_features
 from poise.rated import RatedFeatures, rated_features
 
 EVALUATION = ("in_domain", "prompt_disjoint", "response_disjoint", "mutual_disjoint")
+READ = ("in_domain", "prompt_disjoint")  # by MiniLM; reading is most of a world's cost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadWorld:
     """Training pairs and rated training responses, held-out pairs by split, rated responses of the in-domain split."""
 
@@ -32,13 +33,13 @@ class ReadWorld:
     held_ratings: RatedFeatures
 
 
-@lru_cache(2)
+@lru_cache(1)
 def minilm() -> Backbone:
     """The one encoder of all studies."""
     return Backbone.load(BackboneConfig(name="minilm"))
 
 
-@lru_cache(8)
+@lru_cache(2)
 def read_world(config: WorldConfig) -> ReadWorld:
     """A world with its features; the true levels of both responses stand as attributes of each pair."""
     made = simulate(config)
@@ -51,16 +52,16 @@ def read_world(config: WorldConfig) -> ReadWorld:
     def rated(records: Sequence[Rating]) -> RatedFeatures:
         return rated_features(backbone, records, scales_of(records), cache, prompt_states=True)
 
-    splits = {name: read(made.preferences[name]) for name in EVALUATION}
+    splits = {name: read(made.preferences[name]) for name in READ}
     return ReadWorld(
         read(made.preferences["train"]), rated(made.ratings["train"]), splits, rated(made.ratings["in_domain"])
     )
 
 
-def worlds(setting: Setting) -> list[ReadWorld]:
-    """One world per seed."""
+def world(setting: Setting) -> ReadWorld:
+    """The seed's world."""
     sizes = {"train_pairs": setting.size(3000, 200), "eval_pairs": setting.size(1000, 100)}
-    return [read_world(WorldConfig(seed=seed, **sizes)) for seed in range(setting.seeds)]
+    return read_world(WorldConfig(seed=setting.seed, **sizes))
 
 
 def with_levels(pair: Preference) -> Preference:

@@ -5,8 +5,12 @@ What is listed in ``__all__`` is promised; everything is imported on first use.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# the libraries below tell their makers what is used; they read this when they are imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from poise.data.load import load_preferences, load_ratings

@@ -30,6 +30,7 @@ from poise.evaluation.predictions import SetPredictions
 from poise.evaluation.result import Record
 from poise.evaluation.sets import EvaluationSet, kind_of
 from poise.evaluation.suite import pair_rows
+from poise.extraction import Progress
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
 from poise.scorers import Own
@@ -125,6 +126,7 @@ def calibrate(
     *,
     elsewhere: Sequence[EvaluationSet] = (),
     cache: FeatureCache | None = None,
+    progress: Progress | None = None,
 ) -> Calibrated:
     """Fit a calibration to sets of pairs and ratings, replacing any there is, and say how it does ``elsewhere``.
 
@@ -134,7 +136,7 @@ def calibrate(
     """
     kinds = [kind_of(one.facts.name) for one in sets]
     _check(wishes, "pairs" in kinds, "ratings" in kinds, model)
-    raw = Own(model.raw(), "model", cache)
+    raw = Own(model.raw(), "model", cache, progress)
     predictions = [_predicted(raw, one) for one in sets]
     pairs = [one for one in predictions if kind_of(one.facts.name) == "pairs"]
     ratings = [one for one in predictions if kind_of(one.facts.name) == "ratings"]

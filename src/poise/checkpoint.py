@@ -25,8 +25,9 @@ from torch import Tensor
 from poise import output
 from poise.calibration import Calibration
 from poise.errors import CheckpointError
+from poise.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEY = "reward_distribution"
 CONFIG = "config.json"
 HEAD = "head.safetensors"
@@ -82,7 +83,6 @@ class Metadata(_Strict):
     hidden_size: int
     family: str
     param_names: list[str]
-    scalar: str = "mean"
     conversational: bool
     scales: dict[str, tuple[float, float]] = {}
     template_sha256: str
@@ -191,17 +191,35 @@ def read_metadata(folder: Path) -> Metadata:
         raise CheckpointError(
             f"{folder}: a model folder, but not a poise checkpoint (no key {KEY!r} in config.json); give the folder of a trained run"
         )
-    version = config[KEY].get("schema_version") if isinstance(config[KEY], dict) else None
-    if version != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{folder}: checkpoint format {version}, this poise reads {SCHEMA_VERSION}; use the poise that wrote it"
-        )
     try:
-        return Metadata.model_validate(config[KEY])
+        return Metadata.model_validate(upgraded(config[KEY], folder))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{path}: {KEY}.{where}: {first['msg']}; the checkpoint is damaged") from None
+
+
+def _drop_scalar(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 named the number that a reward stands for; since utilities have names, whoever asks says which."""
+    return {name: value for name, value in old.items() if name != "scalar"}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _drop_scalar}
+"""From the metadata of each earlier format to the next one's; docs/versions.md says what changed."""
+
+
+def upgraded(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Metadata of any known format as that of today. Raises ``CheckpointError`` for one that only a newer poise knows."""
+    version = metadata.get("schema_version")
+    if not isinstance(version, int) or not (version == SCHEMA_VERSION or version in UPGRADES):
+        by = metadata.get("poise_version", "an unknown version")
+        raise CheckpointError(
+            f"{folder}: checkpoint format {version}, written by poise {by}; this poise ({__version__}) reads formats "
+            f"1 to {SCHEMA_VERSION}: install that version or a later one (pip install --upgrade poise)"
+        )
+    for step in range(version, SCHEMA_VERSION):
+        metadata = UPGRADES[step](metadata) | {"schema_version": step + 1}
+    return metadata
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from poise.methods import Method, method_class
 from poise.version import __version__
 
 CHECKPOINT = "checkpoint"
+TRUST = "POISE_TRUST_REMOTE_CODE"
+"""Names the backbones (separated by commas) whose own code may run when a checkpoint that asks for it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def read(path: Path, device: str) -> ModelParts:
             max_length=known.max_length,
             truncate=known.truncate,  # type: ignore[arg-type]
             device=device,
-            trust_remote_code=known.trust_remote_code,
+            trust_remote_code=_trusted(path, known),
             readout=known.readout,  # type: ignore[arg-type]
             rating_instruction=known.rating_instruction,
         )
@@ -109,9 +112,26 @@ def read(path: Path, device: str) -> ModelParts:
     return ModelParts(backbone, method, metadata.conversational, metadata.scales, metadata.calibration, known.included)
 
 
+def _trusted(path: Path, known: BackboneReference) -> bool:
+    """Whoever wrote a checkpoint trusted the code of its backbone; whoever loads it has not been asked yet."""
+    if not known.trust_remote_code:
+        return False
+    if known.name not in os.environ.get(TRUST, "").split(","):
+        raise CheckpointError(
+            f"{path}: loading it would run code that comes with its backbone {known.name!r}; if you have read and trust that "
+            f"code, set {TRUST}={known.name}"
+        )
+    return True
+
+
 def _method(path: Path, metadata: Metadata) -> Method[Any, Any]:
     try:
         kind = method_class(metadata.method)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: {error}; a method of your own must be registered before its models are loaded"
+        ) from None
+    try:
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata.options.items()}
         method = kind(kind.Config(**options), metadata.hidden_size)
         head = checkpoint.read_head(path)

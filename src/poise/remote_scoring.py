@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,11 @@ from poise.data.records import Text
 from poise.errors import DataError, ServerError
 from poise.evaluation.belief_table import REWARD, belief_columns, belief_facts
 from poise.output import check_file, replacing
-from poise.scoring import GROUP, Survey, groups_of
+from poise.scoring import GROUP, Progress, Survey, groups_of
 from poise.utility import Utility
 
 GROUPS = 256
+MODEL, REVISION, REFUSED = b"poise.model", b"poise.revision", "poise.refused"
 Group = Sequence[Candidate]
 
 
@@ -31,32 +36,94 @@ def score_by_server(
     utilities: Sequence[Utility] = (),
     raw: bool = False,
     on_bad: str = "error",
+    progress: Progress | None = None,
 ) -> Survey:
     """Have every response of ``source`` scored into ``out``, whole or not at all, in the order of the file.
 
-    The distributions come over the wire, and utilities are computed here. Raises ``ServerError`` where the server fails, and
-    ``DataError`` for rows that it refuses, unless ``on_bad`` is ``drop``.
+    The distributions come over the wire, and utilities are computed here. What an interrupted call has had scored is kept
+    beside ``out`` and not asked for again. Raises ``ServerError`` where the server fails, and ``DataError`` for rows that it
+    refuses, unless ``on_bad`` is ``drop``.
     """
     check_file(out)
     bad: list[BadRow] = []
-    found = 0
-    writer: pyarrow.parquet.ParquetWriter | None = None
-    with replacing(out) as temporary:
-        try:
-            for groups in _blocks(source, bad):
-                for kept, said in _asked(client, groups, source, raw, bad if on_bad == "drop" else None):
-                    table = _table(kept, said, utilities)
-                    writer = writer or pyarrow.parquet.ParquetWriter(temporary, table.schema)
-                    writer.write_table(table)
-                    found += len(said.rows)
-        finally:
-            if writer is not None:
-                writer.close()
-        if bad and on_bad == "error":
-            raise bad_rows_error(bad)
-        if not found:
-            raise DataError(f"{source}: no response was scored" + (f"; the first problem: {bad[0]}" if bad else ""))
+    total = sum(1 for _ in iter_candidates(source, bad))
+    if bad and on_bad == "error":
+        raise bad_rows_error(bad)
+    parts = out.with_name(f".{out.name}.parts")
+    parts.mkdir(exist_ok=True)
+    written: list[Path] = []
+    done = 0
+    try:
+        for groups in _blocks(source, []):
+            path = parts / f"{len(written):06d}-{_digest(client, groups, raw, utilities)}.parquet"
+            if not path.exists():
+                table = _block(client, groups, source, raw, utilities, drop=on_bad == "drop")
+                with replacing(path) as temporary:
+                    pyarrow.parquet.write_table(table, temporary)
+            written.append(path)
+            done += sum(len(group) for group in groups)
+            if progress is not None:
+                progress(done, total)
+        bad += [BadRow(source, *one) for path in written for one in _refused(path)]
+        found = _join(
+            written, out, f"{source}: no response was scored" + (f"; the first problem: {bad[0]}" if bad else "")
+        )
+    finally:
+        with suppress(OSError):  # what is in it can be gone on with
+            parts.rmdir()
     return Survey(found, tuple(bad))
+
+
+def _block(
+    client: Client, groups: Sequence[Group], source: str, raw: bool, utilities: Sequence[Utility], *, drop: bool
+) -> pyarrow.Table:
+    """What the server says about one block; what it refused stands in the metadata."""
+    bad: list[BadRow] | None = [] if drop else None
+    said = [_table(kept, one, utilities) for kept, one in _asked(client, groups, source, raw, bad)]
+    table = pyarrow.concat_tables(said) if said else pyarrow.table({})
+    refused = [(one.row, one.problem, one.remedy) for one in bad or ()]
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), REFUSED: json.dumps(refused)})
+
+
+def _refused(part: Path) -> list[list[Any]]:
+    found: list[list[Any]] = json.loads(pyarrow.parquet.read_schema(part).metadata[REFUSED.encode()])
+    return found
+
+
+def _join(parts: Sequence[Path], out: Path, nothing: str) -> int:
+    """One file of all parts in order, and how many responses it holds."""
+    there = [part for part in parts if pyarrow.parquet.read_schema(part).names]
+    if not there:
+        _remove(parts)
+        raise DataError(nothing)
+    schema, *others = (pyarrow.parquet.read_schema(part) for part in there)
+    facts = {name: value for name, value in schema.metadata.items() if name != REFUSED.encode()}
+    if any(one.metadata[MODEL] != facts[MODEL] or one.metadata[REVISION] != facts[REVISION] for one in others):
+        _remove(parts)
+        raise ServerError("the server changed its model while it was asked; run the command again")
+    found = 0
+    with replacing(out) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema.with_metadata(facts)) as writer:
+        for part in there:
+            table = pyarrow.parquet.read_table(part).replace_schema_metadata(facts)
+            writer.write_table(table)
+            found += len(table)
+    _remove(parts)
+    return found
+
+
+def _remove(parts: Sequence[Path]) -> None:
+    for part in parts:
+        shutil.rmtree(part.parent, ignore_errors=True)
+
+
+def _digest(client: Client, groups: Sequence[Group], raw: bool, utilities: Sequence[Utility]) -> str:
+    """What a part depends on: who was asked, for what, and the texts."""
+    digest = hashlib.blake2b(
+        repr((client.url, client.model, raw, [one.spec for one in utilities])).encode(), digest_size=8
+    )
+    for one in (one for group in groups for one in group):
+        digest.update(repr((one.row, one.part, one.prompt, one.response)).encode("utf8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _blocks(source: str, bad: list[BadRow]) -> Iterator[list[Group]]:
@@ -111,8 +178,8 @@ def _table(groups: Sequence[Group], said: Rewards, utilities: Sequence[Utility])
         "truncated": pyarrow.array([row.truncated for row in said.rows]),
     }
     facts = {
-        "poise.model": said.model or "",
-        "poise.revision": said.revision or "",
+        MODEL: said.model or "",
+        REVISION: said.revision or "",
         "poise.beliefs": belief_facts({REWARD: reward}),
     }
     return pyarrow.table(columns).replace_schema_metadata(facts)

@@ -102,6 +102,7 @@ def train(
 def _begun(recipe: Recipe, folder: Path, resume: bool, reporter: Reporter) -> tuple[_Begun, Backbone]:
     """Recipe, data and backbone, read and checked."""
     check_folder(folder, recipe, resume)
+    prepare.check_packages(recipe)
     if missing := missing_packages():
         reporter.say(f"there will be no report.html: {missing}")
     split = load_data(recipe)

@@ -266,7 +266,7 @@ CHECKPOINTS = [
     Case(
         "schema of the future",
         evaluating(damage=metadata(schema_version=99)),
-        ("checkpoint format 99", "use the poise"),
+        ("checkpoint format 99", "install that version or a later one"),
     ),
     Case("metadata with a hole", evaluating(damage=metadata(hidden_size=None)), ("hidden_size", "damaged")),
     Case(

@@ -302,5 +302,5 @@ def test_interrupt_before_training_leaves_no_run(place, monkeypatch):
     monkeypatch.setattr("poise.backbone.Backbone.load", load)
     outcome = poise(*place.train())
     assert outcome.code == 130
-    assert "interrupted before training began" in outcome.err
+    assert "interrupted; training had not begun" in outcome.err
     assert not (place.folder / "out").exists()

@@ -7,10 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from poise.curation.posterior import Posterior, fit
 from poise.curation.select import ACQUISITIONS, select
 from poise.errors import ConfigError
-from poise.methods.ensemble import PairData, fit_posterior
+from poise.laplace import PairData, Posterior, fit_posterior
 
 
 def world(pairs: int = 400, width: int = 6, seed: int = 0):
@@ -21,6 +20,10 @@ def world(pairs: int = 400, width: int = 6, seed: int = 0):
     return x, label, [f"p{i // 4}" for i in range(pairs)], truth
 
 
+def fit(x, label, precision=None, start=1.0):
+    return fit_posterior(PairData.equal(x, label), precision, start=start)
+
+
 def test_the_mean_is_that_of_penalised_logistic_regression():
     x, label, _, _ = world()
     found = fit(x, label, precision=0.7)
@@ -28,17 +31,42 @@ def test_the_mean_is_that_of_penalised_logistic_regression():
     assert found.mean.numpy() == pytest.approx(other.coef_[0], abs=1e-4)
 
 
-def test_the_posterior_is_that_of_the_laplace_head():
+def test_the_evidence_is_found_from_wherever_it_is_sought():
     x, label, _, _ = world()
-    mine, theirs = fit(x, label), fit_posterior(PairData(x, label, torch.ones(len(x))), None)
-    assert mine.precision == pytest.approx(theirs.figures["prior_precision"], rel=0.1)
-    covariance = torch.cholesky_inverse(theirs.cholesky)
-    assert torch.allclose(mine.covariance, covariance, rtol=0.1, atol=0.05 * float(covariance.abs().max()))
+    assert fit(x, label, start=100.0).precision == pytest.approx(fit(x, label).precision, rel=0.02)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 12])
+def test_fewer_labels_than_features_leave_the_prior_outside_of_their_span(pairs):
+    x, label, _, _ = world(pairs, 20)
+    found = fit(x, label, precision=0.7)
+    other = LogisticRegression(C=1 / 0.7, fit_intercept=False, tol=1e-10).fit(
+        np.concatenate([x, -x]), np.concatenate([label, 1 - label]), np.full(2 * pairs, 0.5)
+    )
+    assert found.mean.numpy() == pytest.approx(other.coef_[0], abs=1e-4)
+    p = torch.sigmoid(x @ found.mean)
+    hessian = 0.7 * torch.eye(20, dtype=torch.float64) + x.T @ (x * (p * (1 - p))[:, None])
+    assert torch.allclose(found.covariance, torch.linalg.inv(hessian))
+    outside = torch.linalg.svd(x).Vh[pairs:]
+    assert torch.allclose(found.covariance @ outside.T, outside.T / 0.7)
+
+
+def test_pairs_without_weight_change_nothing():
+    """With them there are as many pairs as features, and the solver takes another path."""
+    x, label, _, _ = world(12, 20)
+    more, none = torch.cat([x, torch.ones(8, 20, dtype=torch.float64)]), torch.zeros(8, dtype=torch.float64)
+    found, other = (
+        fit(x, label),
+        fit_posterior(PairData(more, torch.cat([label, none]), torch.cat([torch.ones_like(label), none]))),
+    )
+    assert torch.allclose(found.mean, other.mean)
+    assert found.figures == pytest.approx(other.figures, rel=1e-6, abs=1e-6)
 
 
 def test_without_labels_the_posterior_is_the_prior():
-    found = fit(torch.empty(0, 3, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
-    assert torch.equal(found.covariance, torch.eye(3, dtype=torch.float64))
+    found = fit(torch.empty(0, 3, dtype=torch.float64), torch.empty(0, dtype=torch.float64), start=4.0)
+    assert found.precision == 4
+    assert torch.allclose(found.covariance, torch.eye(3, dtype=torch.float64) / 4)
     assert found.mean.tolist() == [0, 0, 0]
 
 

@@ -224,6 +224,14 @@ def test_folding_into_n_bins_equals_doubling_the_data_and_the_bins(binning, seed
     assert metrics.maximum_calibration_error(p, y, binning=binning) == pytest.approx(mce, abs=1e-12)
 
 
+def test_equally_confident_rows_share_a_bin_whatever_their_last_digits() -> None:
+    """1 − 16/23 and 7/23 differ in the last digit: the right rows must not be binned apart from the wrong ones."""
+    draw = np.random.default_rng(0)
+    p = draw.choice([16 / 23, 7 / 23, 14 / 23, 9 / 23, 2 / 3, 1 / 3], size=6000)
+    y = draw.random(6000) < p
+    assert metrics.expected_calibration_error(p, y) < 0.03
+
+
 def test_reliability_curve_is_what_ece_sums() -> None:
     p, y = sample(1000, sharpness=2.0)
     curve = metrics.reliability_curve(p, y)

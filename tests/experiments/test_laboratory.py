@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from experiments.tiny_rewards import Laboratory
+from experiments.tiny_policy import judge
+from experiments.tiny_rewards import Laboratory, agreement
 
-from experiments import overoptimization, risk_aware_policy
+from experiments import by_seed, overoptimization, people, risk_aware_policy
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,51 @@ def test_over_optimisation_is_measured_from_the_start_of_the_course(laboratory, 
 def test_risk_aware_policies_are_compared_from_one_start(laboratory, tmp_path):
     run = risk_aware_policy.study(laboratory, seed=1)
     assert run["reference"]["mean"] == pytest.approx(0.0, abs=1e-9)
-    assert run["qrm, mean"] != run["qrm, entropic"]
-    for figures in (run["qrm, mean"], run["truth, entropic"]):
-        tail = [figures[f"rater_q{100 * level:02.0f}"] for level in risk_aware_policy.LEVELS]
-        assert tail == sorted(tail)
-    assert "entropic − mean" in risk_aware_policy.page([run, run], "the command", tmp_path / "risk")
+    assert len({json.dumps(run[f"qrm, {name}"]["course"]) for name in ("mean", *risk_aware_policy.CAREFUL)}) == 3
+    for policy in ("qrm, mean", "truth, entropic"):
+        for figures in (*run[policy]["course"], run[policy]["best_of_n"]):
+            tail = [figures[key] for key in risk_aware_policy.TAIL]
+            assert tail == sorted(tail)
+    assert run["truth, mean"]["best_of_n"]["mean"] > 1
+    page = risk_aware_policy.page([run, run], "the command", tmp_path / "risk")
+    assert "At equal divergence: the QRM reward" in page
+
+
+def test_policies_are_read_where_they_are_equally_far():
+    """Straight lines between checkpoints, at the first crossing; the least far of the policies decides where."""
+
+    def course(*points):
+        return [{"distance": d, "mean": m} for d, m in points]
+
+    run = {"reference": {"distance": 0.0, "mean": 0.0}}
+    run |= {
+        f"qrm, {name}": {"course": points}
+        for name, points in {
+            "mean": course((1.0, 1.0), (2.0, 3.0), (3.0, 1.0)),
+            "entropic": course((0.5, 1.0), (1.5, 2.0)),
+            "exponential": course((4.0, 8.0)),
+        }.items()
+    }
+    assert risk_aware_policy.reached(run, "qrm", "distance") == 1.5
+    read = risk_aware_policy.ALONG["equal divergence"]
+    assert [read(run, "qrm", name)["mean"] for name in ("mean", *risk_aware_policy.CAREFUL)] == [2.0, 2.0, 3.0]
+    halfway = by_seed.at(risk_aware_policy.path(run, "qrm, mean"), "mean", 2.0)
+    assert halfway["distance"] == 1.5
+
+
+def test_people_agree_about_what_everyone_finds_good(laboratory):
+    """A clear preference of all groups wins the votes and the overall ratings; the scale lies around what they read."""
+    policy = laboratory.policy()
+    known = judge(policy, policy, laboratory.topics * 8, seed=3)
+    rows = people.ratings(policy, known.topics, known.texts, 50, 0)
+    worth = dict(zip(known.texts, known.gold, strict=True))
+    rated = [np.mean(row["ratings"]["overall"]) for row in rows]
+    assert agreement(rated, [worth[row["response"]] for row in rows]) > 0.9
+    ends = np.concatenate([row["ratings"]["overall"] for row in rows])
+    assert np.mean(ends == 1) == pytest.approx(np.mean(ends == 5), abs=0.2)
+    votes = people.pairs(policy, known.topics, known.texts, 50, 0)
+    apart = [worth[row["chosen"]] - worth[row["rejected"]] for row in votes]
+    clear = [gap > 0 for gap in apart if abs(gap) > 1.5]
+    assert len(clear) > 10
+    assert np.mean(clear) > 0.95
+    assert all(row["votes"]["chosen"] >= row["votes"]["rejected"] for row in votes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from experiments.phrase_world import CONFIG, FAULT, World, gold, phrase_tokenizer, read, text_of
-from experiments.tiny_policy import Policy, judge, leave_one_out, rloo_loss, tiny_lm
+from experiments.tiny_policy import Policy, judge, leave_one_out, rloo_loss, said, tiny_lm
 from trl import RLOOTrainer
 
 from poise.data.simulate.judgements import rate
@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_trls_loss(policy):
         "old_logps": (taken * sample.mask).sum(1),
         "advantages": advantages,
     }
-    theirs, ours = RLOOTrainer._compute_loss(trainer, None, batch), rloo_loss(policy, sample, advantages)
+    theirs, ours = RLOOTrainer._compute_loss(trainer, None, batch), rloo_loss(said(policy, sample), advantages)
     for one, two in zip(
         *(torch.autograd.grad(loss, list(policy.model.parameters())) for loss in (theirs, ours)), strict=True
     ):

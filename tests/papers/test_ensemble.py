@@ -13,7 +13,8 @@ from poise.data.batch import Batch, Targets
 from poise.data.records import Preference
 from poise.errors import ConfigError
 from poise.features import Features, unit_scale
-from poise.methods.ensemble import Ensemble, EnsembleConfig, PairData, fit_posterior, newton
+from poise.laplace import PairData, fit_posterior, newton
+from poise.methods.ensemble import Ensemble, EnsembleConfig
 from poise.pairing import PairFeatures
 from poise.training.heads import HeadData, train_heads
 from poise.training.recipe import parse_recipe

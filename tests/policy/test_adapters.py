@@ -19,7 +19,7 @@ from tokenizers import decoders
 
 from poise import as_reward_function
 from poise.client import Client
-from poise.errors import ConfigError, DataError
+from poise.errors import ConfigError, DataError, ServerError
 from poise.methods import method_class
 from poise.model import RewardModel
 from poise.policy.adapters import ms_swift, nemo_rl, openrlhf, verl
@@ -340,12 +340,12 @@ def test_encoders_read_what_openrlhf_rendered():
 
 
 @contextmanager
-def client_of(model) -> Iterator[tuple[Client, list[int]]]:
-    """Of a real server of ours in this process that is busy the first time; and the statuses it answered."""
+def client_of(model, busy=lambda call: call == 0) -> Iterator[tuple[Client, list[int]]]:
+    """Of a real server of ours in this process that is ``busy`` at some calls; and the statuses it answered."""
     statuses: list[int] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
-        if not statuses:
+        if busy(len(statuses)):
             statuses.append(503)
             return httpx.Response(503, headers={"Retry-After": "0"})
         answer = web.post(request.url.path, content=request.content)
@@ -373,3 +373,50 @@ def test_a_server_gives_the_rewards_of_its_model(too_long):
         expected, found = near(**given), far(**given)
         assert [reward is None for reward in found] == [reward is None for reward in expected]
         assert [r for r in found if r is not None] == pytest.approx([r for r in expected if r is not None], abs=1e-6)
+
+
+def asked_by_openrlhf(client, answers):
+    function = openrlhf.reward_func(client, "lcb:1")
+
+    async def episodes():
+        calls = [asyncio.to_thread(function, [f"{ASKED}{a}<eos>"], [ASKED], [None]) for a in answers]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return [one if isinstance(one, Exception) else one["rewards"].item() for one in asyncio.run(episodes())]
+
+
+def asked_by_verl(client, answers):
+    tokenizer = tiny_tokenizer(encoder=False)
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    manager = verl.RewardManager({"reward": {"poise": {"model": client, "utility": "lcb:1"}}}, tokenizer)
+    data = rollouts(tokenizer, answers)
+
+    async def worker():
+        calls = [manager.run_single(data[i : i + 1]) for i in range(len(data))]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return [one if isinstance(one, Exception) else one["reward_score"] for one in asyncio.run(worker())]
+
+
+@pytest.mark.parametrize("ask", [asked_by_openrlhf, asked_by_verl])
+def test_an_overloaded_server_answers_everyone_in_the_end(ask, model):
+    """Busy at two calls of three: a crowd of single samples waits, none is lost, none gets another's reward."""
+    answers = [f"It is {i}." for i in range(30)]
+    with client_of(model, busy=lambda call: call % 3 < 2) as (client, statuses):
+        found = ask(client, answers)
+    assert found == pytest.approx([lower(model, ASKED, a) for a in answers], abs=1e-5)
+    assert statuses.count(503) >= 4
+
+
+@pytest.mark.parametrize("ask", [asked_by_openrlhf, asked_by_verl])
+def test_a_server_that_stays_busy_gives_no_reward_instead_of_a_wrong_one(ask, model, caplog):
+    with client_of(model, busy=lambda call: call > 0) as (client, _):
+        found = ask(client, ["4", "5"])
+    assert all(isinstance(error, ServerError) and "HTTP 503" in str(error) for error in found), found
+    assert "no reward: http://poise: no answer" in caplog.text
+
+
+def test_verl_places_the_scores_of_an_empty_batch():
+    tokenizer = tiny_tokenizer(encoder=False)
+    nothing = rollouts(tokenizer, ["4"])[0:0]
+    assert verl.RewardManager.assemble_rm_scores(nothing, []).shape == nothing.batch["responses"].shape

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from poise.errors import ConfigError
@@ -17,6 +18,7 @@ from poise.policy import train as stages
 from poise.policy.answers import Answers, divergence
 from poise.policy.recipe import parse_policy_recipe, read_policy_recipe
 from poise.policy.train import EVALUATION, RECIPE, train_policy
+from tests.cli.place import poise
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_tokenizer
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "policy").glob("*.yaml"))
@@ -100,6 +102,86 @@ def test_an_interrupted_run_is_resumed_to_a_policy_with_its_figures(place, tmp_p
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     with pytest.raises(ConfigError, match="nothing to resume"):
         train_policy(read_policy_recipe(out / RECIPE), out, resume=True)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches the end of a process."""
+
+
+def killed_at(stage: str, step: int):
+    """A ``Progress`` whose run dies in the middle of that step: its checkpoint is not written yet."""
+
+    class Mortal(stages.Progress):
+        def on_step_end(self, args, state, control, **kwargs):
+            super().on_step_end(args, state, control, **kwargs)
+            if (self.stage, state.global_step) == (stage, step):
+                raise Killed
+
+    return Mortal
+
+
+def three_steps(place):
+    arguments = ON_CPU | {"max_steps": 3}
+    reinforce = {"arguments": arguments | {"num_generations": 2, "max_completion_length": 6, "learning_rate": 1e-2}}
+    return tiny(place, supervised={"data": str(place / "rows.jsonl"), "arguments": arguments}, reinforce=reinforce)
+
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """A run that nothing has interrupted."""
+    return train_policy(three_steps(place), tmp_path_factory.mktemp("whole") / "run")
+
+
+@quiet
+@pytest.mark.parametrize("stage", ["supervised", "reinforce"])
+def test_a_run_killed_inside_a_stage_goes_on_to_the_same_policy(stage, place, whole, tmp_path, monkeypatch):
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "Progress", killed_at(stage, 3))
+        with pytest.raises(Killed):
+            train_policy(three_steps(place), cut)
+    assert [path.name for path in (cut / stage).glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (cut / stage / "model").exists()
+
+    resumed = train_policy(three_steps(place), cut, resume=True)
+
+    steps = []
+    for run in (whole, resumed):
+        log = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        steps.append([(line["stage"], line["step"], line["grad_norm"]) for line in log if "loss" in line])
+    assert [step[:2] for step in steps[0]] == [(name, i) for name in ("supervised", "reinforce") for i in (1, 2, 3)]
+    assert steps[1] == steps[0]
+    one, two = (AutoModelForCausalLM.from_pretrained(run.policy) for run in (whole, resumed))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert resumed.evaluation == whole.evaluation
+
+
+@quiet
+def test_grpo_from_the_command_line(place, tmp_path):
+    """Two rewards of one model, weighted, without LoRA and without fine-tuning first."""
+    reward = {"model": str(place / "reward"), "empty": -1.0}
+    given = tiny(
+        place,
+        lora=None,
+        supervised=None,
+        rewards=[reward | {"name": "helpful"}, reward | {"name": "sure", "utility": "quantile:0.25", "weight": 0.5}],
+        reinforce={
+            "algorithm": "grpo",
+            "arguments": ON_CPU | {"num_generations": 2, "max_completion_length": 6, "learning_rate": 1e-2},
+        },
+    )
+    (tmp_path / "grpo.yaml").write_text(yaml.safe_dump(given))
+    outcome = poise("policy", tmp_path / "grpo.yaml", "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)["evaluation"]  # nothing of TRL's is printed between
+    assert set(found["policy"]["rewards"]) == {"helpful", "sure", "gold"}
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in logged if "loss" in line]
+    assert [(line["stage"], line["step"]) for line in steps] == [("reinforce", 1), ("reinforce", 2)]
+    for line in steps:  # a Bradley–Terry reward is one point: its quantile is its mean
+        assert line["reward"] == pytest.approx(1.5 * line["rewards/helpful/mean"], abs=1e-5)
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (place / "lm", tmp_path / "run/policy"))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+import poise.model
 from poise import as_reward_function
 from poise.ensemble import Ensemble
 from poise.errors import ConfigError, DataError, PoiseError, UnsupportedOperation
@@ -165,6 +166,26 @@ def test_texts_are_read_once(bt, monkeypatch):
     with pytest.raises(KeyError):  # nothing was read, so nothing can be gathered
         as_reward_function(bt)(prompts=PROMPTS[:1] * 4, completions=["4", "5", "4", "4"])
     assert len(seen) == 2
+
+
+def test_functions_over_one_backbone_read_a_batch_once(models, monkeypatch):
+    """Of one model or of several heads; a changed weight of the backbone, and other texts, are read anew."""
+    model = reward_model("bt")
+    other = RewardModel(model.backbone, models["bt"].method)
+    given = {"prompts": PROMPTS, "completions": ["4", "Boil it."]}
+    expected = [m.predict(PROMPTS, given["completions"]).mean.tolist() for m in (model, other)]
+    batches, extract = [], poise.model.extract
+    monkeypatch.setattr(poise.model, "extract", lambda *a, **k: batches.append(len(a[1])) or extract(*a, **k))
+    functions = [as_reward_function(model), as_reward_function(model, "lcb:1"), as_reward_function(other)]
+    found = [function(**given) for function in functions]
+    assert batches == [2]
+    assert [found[0], found[2]] == expected
+    functions[0](prompts=PROMPTS, completions=["5", "Boil it."])
+    assert batches == [2, 2]
+    with torch.no_grad():
+        next(model.backbone.model.parameters()).mul_(1.5)
+    changed = functions[0](prompts=PROMPTS, completions=["5", "Boil it."])
+    assert changed == model.predict(PROMPTS, ["5", "Boil it."]).mean.tolist()
 
 
 def test_groups_are_those_of_the_prompts(models):

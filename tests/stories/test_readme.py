@@ -37,18 +37,3 @@ def test_quick_start_runs_in_at_most_ten_lines(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "tensor([" in printed
     assert (tmp_path / "runs/first/report.html").exists()
-
-
-def test_every_command_of_the_readme_exists():
-    from typer.main import get_command
-
-    from poise.cli.main import app
-
-    known = get_command(app)
-    for line in re.findall(r"^poise (.*?)(?:\s{2,}#.*)?$", README, re.M):
-        words = line.split()
-        command = known.commands[words[0]]
-        if words[0] == "data":
-            command = command.commands[words[1]]
-        options = {o for p in command.params for o in p.opts}
-        assert {w for w in words if w.startswith("--")} <= options, line

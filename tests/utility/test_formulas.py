@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from poise.distributions import Categorical, Gaussian, Mixture, Quantiles, RewardDistribution, Samples, mid_levels
 from poise.errors import ConfigError, UnsupportedOperation
@@ -29,21 +29,22 @@ class Integrated:
         parts = list(zip(*(part[row].tolist() for part in reward.components()), strict=True))
         return cls(tuple((w, m) for w, m, s in parts if s == 0), tuple((w, m, s) for w, m, s in parts if s > 0))
 
-    def expectation(self, f: Callable[[float], float], below: float = math.inf) -> float:
-        """E f(r)·1[r < below]."""
+    def expectation(self, f: Callable[[float], float], below: float = math.inf, jumps: tuple[float, ...] = ()) -> float:
+        """E f(r)·1[r < below]; ``jumps`` are where f is not continuous."""
         total = sum(w * f(m) for w, m in self.atoms if m < below)
         for w, m, s in self.normals:
             end = min(below, m + 14 * s)
             if end > m - 14 * s:
+                cuts = [min(m, end), *(x for x in jumps if m - 14 * s < x < end)]
                 value, _ = integrate.quad(
-                    lambda x, m=m, s=s: f(x) * stats.norm.pdf(x, m, s), m - 14 * s, end, points=[min(m, end)], limit=200
+                    lambda x, m=m, s=s: f(x) * stats.norm.pdf(x, m, s), m - 14 * s, end, points=cuts, limit=200
                 )
                 total += w * value
         return total
 
     def cdf(self, x: float, left: bool = False) -> float:
         atoms = sum(w for w, m in self.atoms if (m < x if left else m <= x + 1e-12))
-        return atoms + sum(w * stats.norm.cdf(x, m, s) for w, m, s in self.normals)
+        return atoms + sum(w * float(special.ndtr((x - m) / s)) for w, m, s in self.normals)
 
     def quantile(self, level: float) -> float:
         jumps = [m for _, m in self.atoms if self.cdf(m, left=True) < level - 1e-12 <= self.cdf(m)]

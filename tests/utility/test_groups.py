@@ -12,6 +12,8 @@ from scipy import integrate, stats
 from poise.distributions import Gaussian, Link, Mixture, Point, Samples, WinMap, win_matrix
 from poise.errors import ConfigError
 from poise.utility import against_references, groups, parse_utility, probability_best, shrinkage
+from tests.distributions.families import FAMILIES, build
+from tests.utility.test_formulas import Integrated
 
 
 def test_shrinkage_by_hand():
@@ -175,3 +177,27 @@ def test_references_of_another_family_and_errors():
         against_references(references, torch.tensor([0]))
     with pytest.raises(ConfigError, match=r"one batch \[M\]"):
         against_references(references[0])
+
+
+def won(reward, others, row: int) -> float:
+    """P(row beats all ``others``), ties split: E over its reward x and a uniform tie-breaker s of Π (F(x⁻) + s·P(x))."""
+    sides = [Integrated.of(reward, other) for other in others]
+
+    def beats(x: float) -> float:
+        parts = [(side.cdf(x, left=True), side.cdf(x)) for side in sides]
+        nodes, weights = np.polynomial.legendre.leggauss(len(sides) // 2 + 1)
+        shares = (nodes + 1) / 2
+        return float(weights @ np.prod([low + shares * (high - low) for low, high in parts], axis=0)) / 2
+
+    return Integrated.of(reward, row).expectation(beats, jumps=tuple(m for side in sides for _, m in side.atoms))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probabilities_of_every_family_equal_numerical_integration(family):
+    reward = build(family, seed=3).with_link(Link("step"))
+    alone = torch.zeros(len(reward), dtype=torch.long)
+    best = [won(reward, [j for j in range(3) if j != i], i) for i in range(3)]
+    wins = np.array([[won(reward, [j], i) if j != i else np.nan for j in range(3)] for i in range(3)])
+    np.testing.assert_allclose(parse_utility("p_best")(reward, alone).numpy(), best, atol=1e-6)
+    np.testing.assert_allclose(parse_utility("win_rate")(reward, alone).numpy(), np.nanmean(wins, 1), atol=1e-6)
+    np.testing.assert_allclose(against_references(reward[:2])(reward[2:]).item(), wins[2, :2].mean(), atol=1e-6)

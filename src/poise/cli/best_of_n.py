@@ -9,12 +9,11 @@ import typer
 
 from poise import processes
 from poise.cli.caching import cache_of
-from poise.cli.progress import counting
+from poise.cli.progress import BLOCKS, counting, working
 from poise.cli.scoring import Scoring
 from poise.errors import ConfigError
 from poise.policy.selection import Selection, Summary, check_out, select_from_file, select_from_scores
 from poise.scoring import check_rows
-from poise.training.monitor import Terminal
 from poise.utility import parse_utility
 
 
@@ -33,13 +32,11 @@ def run(folder: Path | None, data: str | None, out: Path, selection: Selection, 
         )
     check_out(out)
     check_rows(data, how.on_bad)
-    terminal = Terminal()
-    with processes.connection():
+    with working(BLOCKS) as terminal, processes.connection():
         model = how.model(folder)
         cache = cache_of(folder, model.backbone)
         progress = counting(terminal, "scoring")
         found = select_from_file(model, data, out, selection, on_bad=how.on_bad, cache=cache, progress=progress)
-    terminal.close()
     if processes.first():
         _report(found, out, selection, as_json=as_json)
 

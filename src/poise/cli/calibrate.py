@@ -14,6 +14,7 @@ from poise import checkpoint
 from poise.calibration import Calibration
 from poise.calibration_run import CalibrationReport, Elsewhere, PairReport, Wishes, calibrate
 from poise.cli.caching import cache_of
+from poise.cli.progress import FEATURES, working
 from poise.errors import ConfigError, unknown_choice
 from poise.evaluation.sets import EvaluationSet, Reading, kind_of, load_set
 from poise.model import RewardModel
@@ -21,7 +22,7 @@ from poise.model_folder import checkpoint_in
 from poise.output import check_new_folder, check_writable
 from poise.report.tables import plain_table, value_with_bounds
 from poise.run_folder import CHECKPOINT, PROMPTS, train_prompts
-from poise.training.monitor import Terminal
+from poise.training.prepare import progress_of
 
 
 class Options(NamedTuple):
@@ -50,11 +51,12 @@ def run(
     known = set() if options.include_train_prompts else train_prompts(folder)
     reading = Reading(options.labels, options.bad_rows, known)  # type: ignore[arg-type]
     sets, others = ([_load(name, reading) for name in names] for names in (data, on))
-    terminal = Terminal()
-    for note in (f"{one.facts.name}: {note}" for one in (*sets, *others) for note in one.facts.notes):
-        terminal.say(note)
-    model = RewardModel.load(path, device=options.device)
-    found = calibrate(model, sets, wishes, elsewhere=others, cache=cache_of(folder, model.backbone))
+    with working(FEATURES) as terminal:
+        for note in (f"{one.facts.name}: {note}" for one in (*sets, *others) for note in one.facts.notes):
+            terminal.say(note)
+        model = RewardModel.load(path, device=options.device)
+        cache, progress = cache_of(folder, model.backbone), progress_of(terminal, "features")
+        found = calibrate(model, sets, wishes, elsewhere=others, cache=cache, progress=progress)
     written = _write(path, options.out, found.report.calibration)
     if as_json:
         typer.echo(json.dumps(found.report.model_dump(mode="json"), indent=2))
@@ -63,7 +65,7 @@ def run(
         typer.echo(f"\nCalibration written: {written}")
 
 
-def remove(folder: Path, data: Sequence[str], out: Path | None) -> None:
+def remove(folder: Path, data: Sequence[str], out: Path | None, *, as_json: bool) -> None:
     """Take the calibration out of the checkpoint, or leave it out of a copy."""
     if data:
         raise ConfigError("--remove takes the calibration away and needs no data; leave out the files")
@@ -71,7 +73,8 @@ def remove(folder: Path, data: Sequence[str], out: Path | None) -> None:
     if checkpoint.read_metadata(path).calibration is None:
         raise ConfigError(f"{folder} is not calibrated; there is nothing to remove")
     _check_out(path, out)
-    typer.echo(f"Calibration removed: {_write(path, out, None)}")
+    written = _write(path, out, None)
+    typer.echo(json.dumps({"removed": str(written)}) if as_json else f"Calibration removed: {written}")
 
 
 def _check_out(path: Path, out: Path | None) -> None:

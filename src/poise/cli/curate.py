@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.progress import FEATURES, working
 from poise.curation import report
 from poise.curation.curate import Curated, Search, curate, read
 from poise.curation.decide import GROUPS, Disputed, Mislabels, Rules
@@ -19,7 +20,6 @@ from poise.model import RewardModel
 from poise.output import replacing
 from poise.report import tables
 from poise.report.extras import missing_packages
-from poise.training.monitor import Terminal
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ def run(
             raise ConfigError(unknown_choice(name, given, allowed))
     outs.check([data, *search.against])
     material = read(data, search, bad_rows)  # type: ignore[arg-type]
-    terminal = Terminal()
-    model = RewardModel.load(folder, device=device, raw=raw)
-    found = curate(model, folder, material, rules, search, cache=cache_of(folder, model.backbone), reporter=terminal)
-    terminal.close()
+    with working(FEATURES) as terminal:
+        model = RewardModel.load(folder, device=device, raw=raw)
+        cache = cache_of(folder, model.backbone)
+        found = curate(model, folder, material, rules, search, cache=cache, reporter=terminal)
     assert len(found.kept) + len(found.left_out) == len(found.decisions)
     _write(found, outs)
     typer.echo(json.dumps(_facts(found, rules, search)) if as_json else _described(found, outs))

@@ -41,31 +41,43 @@ def _encoder(backbone: str, max_length: int | None) -> ChatEncoder:
 
 
 def splits(
-    file: str, out: Path, new_models: Sequence[str], gold: str | None, shares: Mapping[str, float], device: str
+    file: str,
+    out: Path,
+    new_models: Sequence[str],
+    gold: str | None,
+    shares: Mapping[str, float],
+    device: str,
+    *,
+    as_json: bool,
 ) -> None:
     """Write training pairs and the four splits of responses, all with gold scores."""
     from poise.cli.evaluate import GOLD, judged
+    from poise.cli.progress import BLOCKS, working
     from poise.evaluation.gold import candidates_of
     from poise.evaluation.robustness import generalisation_splits, write_splits
     from poise.evaluation.sets import check_gold, load_set
-    from poise.training.monitor import Terminal
 
     if not (out / GOLD).exists():  # what an interrupted call has scored
         check_new_folder(out)
     whole = load_set(f"responses:{file}")
     if gold is not None:
-        (whole,) = judged([whole], gold, out, device, Terminal())
+        with working(BLOCKS) as terminal:
+            (whole,) = judged([whole], gold, out, device, terminal)
     check_gold(whole)
     named = [name.strip() for name in new_models if name.strip()]
     dealt = generalisation_splits(candidates_of(whole.items), named, **shares)
-    for path, count in write_splits(dealt, out).items():
-        typer.echo(f"{path}: {count:,} {'pairs' if path.stem == 'train' else 'responses'}")
+    written = write_splits(dealt, out)
     shutil.rmtree(out / GOLD, ignore_errors=True)
+    if as_json:
+        typer.echo(json.dumps({"files": {str(path): count for path, count in written.items()}}))
+        return
+    for path, count in written.items():
+        typer.echo(f"{path}: {count:,} {'pairs' if path.stem == 'train' else 'responses'}")
 
 
-def simulate_world(out: Path, **options: int | float) -> None:
+def simulate_world(out: Path, options: Mapping[str, float], *, as_json: bool) -> None:
     """Write a world to a folder."""
     config = WorldConfig(**options)  # type: ignore[arg-type]
     check_new_folder(out)
-    for path in write(simulate(config), out):
-        typer.echo(path)
+    written = [str(path) for path in write(simulate(config), out)]
+    typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +12,16 @@ from typing import Any
 import typer
 
 from poise import run as runs
+from poise.cli.progress import working
 from poise.data.load import load_preferences
 from poise.data.simulate import WorldConfig, simulate, write
+from poise.errors import ConfigError
 from poise.evaluation.preferences import remarkable_pairs
 from poise.methods.bandit import Bandit
 from poise.model import RewardModel
 from poise.output import check_new_folder
 from poise.report import summary_page, tables
-from poise.training.monitor import Terminal
+from poise.report.extras import missing_packages
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "bt": {"method": {"name": "bt", "initial": "zero"}},
@@ -29,22 +32,28 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 SHOWN = ("accuracy", "nll", "ece")
 
 
-def run(out: Path, seed: int, pairs: int) -> None:
+def run(out: Path, seed: int, pairs: int, *, as_json: bool) -> None:
     """Simulate, train and evaluate the four, write the comparison, reload one and use it."""
     config = WorldConfig(seed=seed, train_pairs=pairs)
     check_new_folder(out)
-    terminal, started = Terminal(), time.monotonic()
-    terminal.say(f"simulating {pairs:,} preference pairs with known truth …")
-    write(simulate(config), out / "world")
-    finished = {}
-    for name, choice in METHODS.items():
-        terminal.say(f"training {name} …")
-        data = {"train": str(out / "world" / "train.jsonl"), "evaluate": str(out / "world" / "in_domain.jsonl")}
-        recipe = {"name": name, "seed": seed, "data": data, "backbone": "minilm", **choice}
-        finished[name] = runs.train(recipe, out / name, reporter=terminal)
-    terminal.close()
-    page = out / "report.html"
-    page.write_text(_comparison(list(finished.values())), encoding="utf8")
+    if missing := missing_packages():
+        raise ConfigError(missing)
+    started = time.monotonic()
+    with working(f"remove {out} and start again; the features computed so far are in the cache") as terminal:
+        terminal.say(f"simulating {pairs:,} preference pairs with known truth …")
+        write(simulate(config), out / "world")
+        finished = {}
+        for name, choice in METHODS.items():
+            terminal.say(f"training {name} …")
+            data = {"train": str(out / "world" / "train.jsonl"), "evaluate": str(out / "world" / "in_domain.jsonl")}
+            recipe = {"name": name, "seed": seed, "data": data, "backbone": "minilm", **choice}
+            finished[name] = runs.train(recipe, out / name, reporter=terminal)
+        page = out / "report.html"
+        page.write_text(_comparison(list(finished.values())), encoding="utf8")
+    if as_json:
+        results = {name: json.loads(one.result.to_json()) for name, one in finished.items()}
+        typer.echo(json.dumps({"report": str(page), "results": results}))
+        return
     _show_use(out)
     rows = [[n, *(tables.value_with_bounds(r.result.metrics[k]) for k in SHOWN)] for n, r in finished.items()]
     baseline = finished["bt"].result.baselines["longer_wins"]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.progress import BLOCKS, working
 from poise.cli.show import suite_table
 from poise.errors import ConfigError, unknown_choice
 from poise.evaluation.harness import PARTS, Scoring, score_sets
@@ -28,6 +29,7 @@ from poise.utility import parse_utility
 
 RESULT, REPORT, MARKDOWN = "result.json", "report.html", "report.md"
 GOLD = "gold"
+UNKEPT = "with --out FOLDER the scores are kept, and the same command goes on"
 
 
 class Options(NamedTuple):
@@ -57,15 +59,14 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
         raise ConfigError(f"--gold {options.gold} judges sets of responses, and there is none; add --on responses:FILE")
     if out is not None:
         _check_out(out)
-    terminal = Terminal()
     known = set() if options.include_train_prompts or not Path(model).is_dir() else train_prompts(Path(model))
     reading = Reading(options.labels, options.bad_rows, known)  # type: ignore[arg-type]
     sets = [load_set(name, reading) for name in names]
-    for one in sets:
-        for note in one.facts.notes:
-            terminal.say(f"{one.facts.name}: {note}")
-    with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="poise-") as place:
-        folder = Path(place)
+    place = nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="poise-")
+    with working(BLOCKS if out is not None else UNKEPT) as terminal, place as given:
+        for note in (f"{one.facts.name}: {note}" for one in sets for note in one.facts.notes):
+            terminal.say(note)
+        folder = Path(given)
         if options.gold is not None:
             sets = judged(sets, options.gold, folder, options.device, terminal)
         for one in sets:
@@ -117,10 +118,9 @@ def _scored(
     what: str = "scoring",
 ) -> Predictions:
     terminal.begin(what, sum(len(item.responses) for one in sets for item in one.items))
-    try:
-        return score_sets(scorer, sets, folder, lambda done, _: terminal.advance(done), utility=utility)
-    finally:
-        terminal.close()
+    scored = score_sets(scorer, sets, folder, lambda done, _: terminal.advance(done), utility=utility)
+    terminal.close()
+    return scored
 
 
 def _show(predictions: Predictions, out: Path | None, resamples: int, utility: str | None, *, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def _report(result: SuiteResult, predictions: Predictions, out: Path) -> None:
     with replacing(out / MARKDOWN) as temporary:
         temporary.write_text(suite_markdown([result], examples=examples), encoding="utf8")
     if missing := missing_packages():
-        Terminal().say(f"no {REPORT}: {missing}")
+        typer.echo(f"no {REPORT}: {missing}", err=True)
         return
     with replacing(out / REPORT) as temporary:
         temporary.write_text(suite_page([result], examples=examples), encoding="utf8")

@@ -9,13 +9,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from poise.cli.declared import data, measuring, training, trusting, using
+from poise.cli.declared import about, data, measuring, training, trusting, using
 from poise.cli.declared.app import app
+from poise.cli.interrupted import Interrupted
 from poise.errors import PoiseError
 
 SILENT_SECONDS = 3.0
-COMMANDS = (training, measuring, trusting, using, data)
-"""Importing a module declares its commands; help lists them in this order."""
+INTERRUPTED = 130
+COMMANDS = (training, measuring, trusting, using, data, about)
+"""Importing a module declares its commands."""
 
 
 @app.callback(invoke_without_command=True)
@@ -34,12 +36,19 @@ def main() -> None:
     """Run the command line: errors of poise and of the system are one message and exit code 2, an interrupt is 130."""
     # the tokenizer's threads and a later fork would only earn a warning
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # what matplotlib keeps about fonts belongs into poise's own cache: see feature_cache.default_cache
+    cache = os.environ.get("POISE_CACHE") or os.path.expanduser("~/.cache/poise")
+    os.environ.setdefault("MPLCONFIGDIR", os.path.join(cache, "matplotlib"))
     try:
         app()
     except PoiseError as error:
         _fail(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except Interrupted as how:
+        _fail(f"interrupted; {how}", INTERRUPTED)
+    except SystemExit as stop:  # typer makes this of Ctrl-C, without a word
+        if stop.code == INTERRUPTED:
+            _fail("interrupted", INTERRUPTED)
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

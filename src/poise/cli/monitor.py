@@ -9,12 +9,13 @@ import torch
 import typer
 
 from poise.cli.caching import cache_of
-from poise.cli.progress import counting
+from poise.cli.progress import FEATURES, counting, working
 from poise.data.load import BadRow, Candidate, bad_rows_error, iter_candidates
 from poise.data.records import Message, text_length
 from poise.data.rows import aligned
 from poise.data.splits import prompt_key
 from poise.errors import ConfigError, DataError, unknown_choice
+from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
 from poise.model_folder import checkpoint_in
 from poise.monitoring import (
@@ -41,15 +42,22 @@ def run(
     if not 0 < alpha < 1 or not least >= 0:
         raise ConfigError(f"--alpha {alpha} --least {least}; alpha must lie between 0 and 1, and least be 0 or more")
     candidates, bad = _read(data, bad_rows)
-    model = RewardModel.load(folder, device=device)
     where = checkpoint_in(folder)
-    reference = None if make else read_reference(where, model)
-    now = _observed(folder, model, candidates, bad if bad_rows == "drop" else None, data)
+    with working(FEATURES) as terminal:
+        model = RewardModel.load(folder, device=device)
+        reference = None if make else read_reference(where, model)
+        unfit = bad if bad_rows == "drop" else None
+        now = _observed(model, cache_of(folder, model.backbone), candidates, unfit, data, terminal)
     if bad:
-        Terminal().say(f"{len(bad):,} left out; the first: {bad[0]}")
+        typer.echo(f"{len(bad):,} left out; the first: {bad[0]}", err=True)
     if reference is None:
         write_reference(where, reference_of(model, now, data))
-        typer.echo(f"reference of {len(now['reward'].values):,} responses written to {where}")
+        rows = len(now["reward"].values)
+        typer.echo(
+            json.dumps({"reference": str(where), "rows": rows})
+            if as_json
+            else f"reference of {rows:,} responses written to {where}"
+        )
         return
     found = compare(reference, now, data, alpha=alpha, least=least)
     typer.echo(json.dumps(found.to_dict()) if as_json else _described(found))
@@ -68,7 +76,12 @@ def _read(data: str, bad_rows: str) -> tuple[list[Candidate], list[BadRow]]:
 
 
 def _observed(
-    folder: Path, model: RewardModel, candidates: list[Candidate], bad: list[BadRow] | None, source: str
+    model: RewardModel,
+    cache: FeatureCache,
+    candidates: list[Candidate],
+    bad: list[BadRow] | None,
+    source: str,
+    terminal: Terminal,
 ) -> dict[str, Observed]:
     """What the model says about the candidates, pairs where a row is one; those that do not fit go to ``bad``."""
     texts = [
@@ -90,10 +103,7 @@ def _observed(
     kept = [i for i, e in enumerate(encoded) if not e.problem]
     if not kept:
         raise DataError(f"{source}: no response fits the model; the first: {unfit[0]}")
-    terminal = Terminal()
-    features = model.features(
-        [encoded[i] for i in kept], cache_of(folder, model.backbone), counting(terminal, "features")
-    )
+    features = model.features([encoded[i] for i in kept], cache, counting(terminal, "features"))
     terminal.close()
     place = {(candidates[i].row, candidates[i].part): n for n, i in enumerate(kept)}
     pairs = [

@@ -9,11 +9,11 @@ from pathlib import Path
 import typer
 
 from poise import processes
+from poise.cli.progress import working
 from poise.errors import ConfigError
 from poise.policy.recipe import read_policy_recipe
 from poise.policy.train import EVALUATION, RECIPE, train_policy
 from poise.report.tables import markdown_table
-from poise.training.monitor import Terminal
 
 
 def run(
@@ -37,18 +37,16 @@ def run(
     checked = read_policy_recipe(source, overrides)
     folder = resume or out or Path("runs") / checked.name
     if dry_run:
-        typer.echo(f"{recipe}: the recipe is sound; it would write to {folder}")
+        sound = {"recipe": str(recipe), "sound": True, "run": str(folder)}
+        typer.echo(json.dumps(sound) if as_json else f"{recipe}: the recipe is sound; it would write to {folder}")
         return
-    terminal = Terminal()
-    try:
+
+    def go_on() -> str:
+        begun = (folder / RECIPE).exists()
+        return f"continue with: poise policy --resume {folder}" if begun else "nothing was written; start anew"
+
+    with working(go_on) as terminal:
         finished = train_policy(checked, folder, resume=resume is not None, reporter=terminal)
-    except KeyboardInterrupt:
-        terminal.close()
-        if processes.first() and (folder / RECIPE).exists():
-            typer.echo(f"interrupted; continue with: poise policy --resume {folder}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        terminal.close()
     if not processes.first():
         return
     if as_json:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.progress import FEATURES, working
 from poise.curation.candidates import Pool, pool_of, read_pairs
 from poise.curation.select import ACQUISITIONS, Selection, select
 from poise.curation.write import check_outs, preference_row, write_rows
@@ -16,7 +18,6 @@ from poise.data.records import Preference
 from poise.errors import ConfigError, unknown_choice
 from poise.model import RewardModel
 from poise.run_folder import CHECKPOINT, RECIPE
-from poise.training.monitor import Terminal
 from poise.training.recipe import read_recipe
 from poise.training.split import load_data
 
@@ -35,6 +36,7 @@ def run(
     seed: int,
     bad_rows: str,
     device: str,
+    as_json: bool,
 ) -> None:
     """Write the pairs to label next, best first."""
     if how not in ACQUISITIONS:
@@ -47,15 +49,17 @@ def run(
     check_outs((out,), (candidates, *([labelled] if labelled else [])))
     pairs = read_pairs(candidates, bad_rows)
     known = _labelled(folder, labelled)
-    terminal = Terminal()
-    model = RewardModel.load(folder, device=device)
-    pool = pool_of(model, pairs, known, cache=cache_of(folder, model.backbone), reporter=terminal)
-    terminal.close()
+    with working(FEATURES) as terminal:
+        model = RewardModel.load(folder, device=device)
+        pool = pool_of(model, pairs, known, cache=cache_of(folder, model.backbone), reporter=terminal)
     chosen = select(pool.difference, pool.prompts, pool.posterior, budget, how=how, per_prompt=per_prompt, seed=seed)
     write_rows([_row(pool, chosen, rank, how) for rank in range(len(chosen.pairs))], out)
     prompts = len({pool.prompts[i] for i in chosen.pairs})
+    facts = {"out": str(out), "chosen": len(chosen.pairs), "candidates": len(pool.pairs), "prompts": prompts}
     typer.echo(
-        f"{len(chosen.pairs):,} of {len(pool.pairs):,} candidate pairs over {prompts:,} prompts, by {how} after "
+        json.dumps(facts | {"by": how, "labelled": pool.labels})
+        if as_json
+        else f"{len(chosen.pairs):,} of {len(pool.pairs):,} candidate pairs over {prompts:,} prompts, by {how} after "
         f"{pool.labels:,} labelled pairs: {out}"
     )
 

@@ -72,5 +72,14 @@ def _choice(found: BestOfNResult | None, indent: str) -> list[list[str]]:
     return [[f"{indent}{name}", tables.value_with_bounds(value)] for name, value in (gains | found.summary).items()]
 
 
+def size(count: float) -> str:
+    """Bytes in the unit that people would choose."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
 def _plain(value: float | None) -> str:
     return "—" if value is None else tables.number(value)

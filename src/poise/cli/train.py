@@ -10,10 +10,10 @@ import typer
 
 from poise import processes
 from poise import run as runs
+from poise.cli.progress import FEATURES, working
 from poise.cli.show import result_table
 from poise.errors import ConfigError
-from poise.run_folder import RECIPE, REPORT
-from poise.training.monitor import Terminal
+from poise.run_folder import RECIPE, REPORT, check_folder
 from poise.training.recipe import read_recipe
 
 
@@ -34,20 +34,14 @@ def run(recipe: Path | None, out: Path | None, overrides: Sequence[str], resume:
         assert recipe is not None
         source = recipe
         folder = out or Path("runs") / read_recipe(recipe, overrides).name
-    terminal = Terminal()
-    try:
-        finished = runs.train(read_recipe(source, overrides), folder, resume=resume is not None, reporter=terminal)
-    except KeyboardInterrupt:
-        terminal.close()
-        if not processes.first():
-            raise typer.Exit(130) from None
+
+    def go_on() -> str:
         if (folder / RECIPE).exists():
-            typer.echo(f"interrupted; continue with: poise train --resume {folder}", err=True)
-        else:
-            typer.echo("interrupted before training began; the features computed so far are kept", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        terminal.close()
+            return f"continue with: poise train --resume {folder}"
+        return f"training had not begun: {FEATURES}"
+
+    with working(go_on) as terminal:
+        finished = runs.train(read_recipe(source, overrides), folder, resume=resume is not None, reporter=terminal)
     if not processes.first():
         return
     if as_json:
@@ -56,3 +50,25 @@ def run(recipe: Path | None, out: Path | None, overrides: Sequence[str], resume:
     typer.echo(result_table({finished.record.name: finished.result}))
     report = folder / REPORT
     typer.echo(f"report: {report}" if report.exists() else f"run: {folder}")
+
+
+def dry(
+    recipe: Path | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    resume: Path | None,
+    assume: Sequence[str],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Print what a run would do."""
+    from poise.cli import dry_run as command
+
+    if not dry_run:
+        raise ConfigError(f"--assume {assume[0]} is for --dry-run; add it, or leave --assume out")
+    if recipe is None or resume is not None:
+        raise ConfigError("--dry-run is about a recipe that has not begun; name one, and leave --resume out")
+    if out is not None:
+        check_folder(out, read_recipe(recipe, overrides), resume=False)
+    command.run(recipe, overrides, assume, as_json=as_json)

@@ -28,6 +28,9 @@ def _verified(target: str, golden: Path | None, device: str) -> Verification:
         return verify_folder(Path(target), device=device)
     if golden is None:
         raise ConfigError(f"{target}: the golden scores are in the model's folder; name it with --golden FOLDER")
+    from poise.client.protocol import require_httpx
+
+    require_httpx()
     from poise.publication.remote import verify_url
 
     return verify_url(target, golden)

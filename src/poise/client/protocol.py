@@ -90,7 +90,7 @@ class Protocol:
         self._route = path if path.strip("/") else ROUTE
         self._timeout = timeout
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._httpx = _require_httpx()
+        self._httpx = require_httpx()
         self._settings: dict[str, Any] = {
             "headers": headers,
             "timeout": self._httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS), pool=None),
@@ -215,7 +215,8 @@ def _retry_after(value: str | None, otherwise: float) -> float:
             return otherwise
 
 
-def _require_httpx() -> Any:
+def require_httpx() -> Any:
+    """The module; raises ``ConfigError`` with the install command where it is absent."""
     try:
         return importlib.import_module("httpx")
     except ImportError:

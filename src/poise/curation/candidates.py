@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from poise.curation.judge import as_read
-from poise.curation.posterior import Posterior, fit
 from poise.data.load import BadRow, bad_rows_error, iter_candidates
 from poise.data.records import Preference
 from poise.errors import DataError
 from poise.feature_cache import FeatureCache
 from poise.features import unit_scale
+from poise.laplace import PairData, Posterior, fit_posterior
 from poise.model import RewardModel
 from poise.pairing import PairFeatures, pair_features
 from poise.scoring import groups_of
@@ -85,9 +85,10 @@ def pool_of(
     difference = _difference(candidates) * scale
     if not labelled:
         empty = difference[:0]
-        return Pool(candidates.preferences, candidates.prompts, difference, fit(empty, empty[:, 0]), 0)
+        prior = fit_posterior(PairData.equal(empty, empty[:, 0]))
+        return Pool(candidates.preferences, candidates.prompts, difference, prior, 0)
     old = features(as_read(model, labelled), "labelled pairs")
-    posterior = fit(_difference(old) * scale, old.targets().label.double())
+    posterior = fit_posterior(PairData.equal(_difference(old) * scale, old.targets().label.double()))
     return Pool(candidates.preferences, candidates.prompts, difference, posterior, len(old))
 
 

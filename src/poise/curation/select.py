@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poise.curation.posterior import Posterior
 from poise.errors import ConfigError, unknown_choice
+from poise.laplace import Posterior
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 
@@ -101,7 +101,7 @@ def _by_variance(x: Tensor, posterior: Posterior, room: _Room, seed: int) -> Sel
         room.take(best)
         u, v = covariance @ x[best], inner @ x[best]
         k, spread = weight[best] / (1 + weight[best] * own[best]), x[best] @ v
-        along, across = x @ u, x @ v
+        along, across = (x @ torch.stack([u, v], 1)).T  # one pass over the candidates
         reach = (reach - 2 * k * along * across + k * k * spread * along.square()).clamp(min=0)
         own = (own - k * along.square()).clamp(min=0)
         inner = inner - k * (torch.outer(u, v) + torch.outer(v, u)) + k * k * spread * torch.outer(u, u)
@@ -111,9 +111,9 @@ def _by_variance(x: Tensor, posterior: Posterior, room: _Room, seed: int) -> Sel
 
 def _by_bald(x: Tensor, posterior: Posterior, room: _Room, seed: int) -> Selection:
     """Mutual information [nat] of the label and the weights (Houlsby et al. 2011), each pair alone."""
-    mean, variance = posterior.margin(x)
+    mean, spread = posterior.margin(x)
     nodes, weights = torch.from_numpy(NODES).to(x), torch.from_numpy(WEIGHTS / WEIGHTS.sum()).to(x)
-    p = torch.sigmoid(mean[:, None] + variance.sqrt()[:, None] * nodes)
+    p = torch.sigmoid(mean[:, None] + spread[:, None] * nodes)
     return room.take_best(_entropy(p @ weights) - _entropy(p) @ weights)
 
 

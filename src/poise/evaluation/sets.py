@@ -14,7 +14,7 @@ from poise.data.splits import prompt_number
 from poise.errors import ConfigError, DataError, unknown_choice
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.benchmark import Benchmark, Item
-from poise.evaluation.benchmarks import BENCHMARKS, benchmark
+from poise.evaluation.benchmarks import benchmark, benchmark_names
 from poise.evaluation.gold import GOLD_ORDER, GoldOrder, gold_of, load_responses, with_gold
 from poise.evaluation.predictions import Predictions, SetFacts
 
@@ -62,9 +62,8 @@ def parse_sets(specs: Sequence[str]) -> list[str]:
     names = [part.strip() for spec in specs for part in spec.split(",") if part.strip()]
     for name in names:
         bare = name.partition("=")[0]
-        if kind_of(name) == "benchmark" and bare not in {one.name for one in BENCHMARKS}:
-            choices = [*(one.name for one in BENCHMARKS), *FORMS]
-            raise ConfigError(unknown_choice("evaluation set", bare, choices))
+        if kind_of(name) == "benchmark" and bare not in (known := benchmark_names()):
+            raise ConfigError(unknown_choice("evaluation set", bare, [*known, *FORMS]))
     if not names:
         raise ConfigError(f"nothing to evaluate on; name a benchmark or {', '.join(FORMS)} with --on")
     if len(set(names)) < len(names):

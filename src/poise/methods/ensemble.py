@@ -4,8 +4,8 @@
 every step, which average out over the epochs; here a pair keeps its weights, which are a hash of its features (where a
 backbone trains along and changes them, that is online bagging after all).
 
-``kind="laplace"``: the last-layer Laplace approximation of Bradley–Terry. Its weights have the posterior N(v, Hess⁻¹) with
-v their maximum a posteriori and Hess = c·I + Σ w p(1−p) Δh Δhᵀ there; the members are draws from it.
+``kind="laplace"``: the last-layer Laplace approximation of Bradley–Terry (``poise.laplace``); the members are draws from
+its posterior.
 
 Member m of one reward belongs to member m of every other, so comparisons go member by member. ``Mixture.split()`` tells
 the variance within the members (people differ; 0 for Bradley–Terry, which has it in the link) from that between them (the
@@ -28,12 +28,11 @@ from poise.distributions import Link, Mixture, std_from_raw
 from poise.distributions.numerics import log_ndtr
 from poise.errors import ConfigError
 from poise.features import Features
+from poise.laplace import PairData, fit_posterior
 from poise.losses import both_ways, weighted_mean
 from poise.methods.base import Method
 
 POISSON = torch.tensor([math.exp(-1) / math.factorial(k) for k in range(16)], dtype=torch.float64).cumsum(0)
-NEWTON_STEPS, EVIDENCE_STEPS = 100, 50
-TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -181,102 +180,3 @@ def scrambled(x: Tensor) -> Tensor:
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - 2**64)
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * (0x94D049BB133111EB - 2**64)
     return x ^ (x >> 31 & (1 << 33) - 1)
-
-
-# ── Laplace
-
-
-@dataclass(frozen=True)
-class PairData:
-    """What the posterior is conditioned on: ``difference`` [P, H] = h_first − h_second, ``label`` and ``weight`` [P]."""
-
-    difference: Tensor
-    label: Tensor
-    weight: Tensor
-
-    def hessian(self, weights: Tensor, precision: float, *, unweighted: bool = False) -> Tensor:
-        """c·I + Σ w p(1−p) ΔhΔhᵀ [H, H] at the ``weights`` [H] of the head; ``unweighted`` without p(1−p)."""
-        p = torch.sigmoid(self.difference @ weights)
-        curvature = self.weight if unweighted else self.weight * p * (1 - p)
-        hessian = self.difference.T @ (self.difference * curvature[:, None])
-        hessian.diagonal().add_(precision)
-        return hessian
-
-    def objective(self, weights: Tensor, precision: float) -> Tensor:
-        """Σ w·nll + ½c‖v‖²."""
-        margin = self.difference @ weights
-        nll = both_ways(softplus(-margin), softplus(margin), self.label)
-        return (self.weight * nll).sum() + 0.5 * precision * weights.square().sum()
-
-    def gradient(self, weights: Tensor, precision: float) -> Tensor:
-        """Of the objective, [H]."""
-        residual = self.weight * (torch.sigmoid(self.difference @ weights) - self.label)
-        return self.difference.T @ residual + precision * weights
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """N(mean, (L Lᵀ)⁻¹) over the weights [H] of the head, L = ``cholesky`` [H, H] of the Hessian; ``figures`` to log."""
-
-    mean: Tensor
-    cholesky: Tensor
-    figures: dict[str, float]
-
-    def draws(self, count: int) -> Tensor:
-        """[S, H], always the same and in opposite pairs: their mean is the posterior's, and so is that of any margin."""
-        generator = torch.Generator().manual_seed(0)
-        half = torch.randn(count // 2, len(self.mean), generator=generator, dtype=self.mean.dtype).to(self.mean.device)
-        noise = torch.cat([half, -half])
-        deviations: Tensor = torch.linalg.solve_triangular(self.cholesky.T, noise.T, upper=True).T
-        return self.mean + deviations
-
-    def prob_first(self, difference: Tensor) -> Tensor:
-        """P(first ≻ second) [P] of Δh [P, H] without draws: E Λ(N(Δh·v, Δhᵀ Hess⁻¹ Δh))."""
-        spread = torch.linalg.solve_triangular(self.cholesky, difference.T, upper=False).norm(dim=0)
-        return Link("logistic").prob(difference @ self.mean, spread)
-
-
-def fit_posterior(pairs: PairData, precision: float | None, *, unweighted: bool = False) -> Posterior:
-    """The Laplace approximation with prior precision c, by default that of the largest evidence."""
-    pairs = PairData(*(part.double() for part in (pairs.difference, pairs.label, pairs.weight)))
-    width, steps, better = pairs.difference.shape[1], 0, precision or 1.0
-    mean = pairs.difference.new_zeros(width)
-    for _ in range(EVIDENCE_STEPS):
-        c = better
-        mean, taken = newton(pairs, c, mean)
-        steps += taken
-        cholesky = torch.linalg.cholesky(pairs.hessian(mean, c))
-        determined = width - c * torch.cholesky_inverse(cholesky).trace().item()
-        better = min(max(determined / mean.square().sum().clamp(min=1e-12).item(), 1e-8), 1e8)
-        if precision is not None or abs(math.log(better / c)) < 0.01:
-            break
-    log_det = 2 * cholesky.diagonal().log().sum().item()
-    objective = pairs.objective(mean, c).item()
-    if unweighted:
-        cholesky = torch.linalg.cholesky(pairs.hessian(mean, c, unweighted=True))
-    figures = {
-        "newton_steps": float(steps),
-        "gradient_norm": pairs.gradient(mean, c).norm().item(),
-        "prior_precision": c,
-        "determined_weights": determined,
-        "log_determinant": log_det,
-        "log_evidence": 0.5 * width * math.log(c) - 0.5 * log_det - objective,
-    }
-    return Posterior(mean, cholesky, figures)
-
-
-def newton(pairs: PairData, precision: float, start: Tensor) -> tuple[Tensor, int]:
-    """The maximum a posteriori [H] and the steps to it. ConfigError where it is too far off (separable pairs, tiny c)."""
-    weights, enough = start, TOLERANCE * (1 + pairs.gradient(torch.zeros_like(start), precision).norm())
-    for step in range(NEWTON_STEPS):
-        gradient = pairs.gradient(weights, precision)
-        if gradient.norm() <= enough:
-            return weights, step
-        cholesky = torch.linalg.cholesky(pairs.hessian(weights, precision))
-        move = torch.cholesky_solve(gradient[:, None], cholesky).squeeze(1)
-        # the last steps gain less than the objective can show
-        before, slope, length = pairs.objective(weights, precision) * (1 + 1e-12), gradient @ move, 1.0
-        while pairs.objective(weights - length * move, precision) > before - 1e-4 * length * slope:
-            length /= 2
-        weights = weights - length * move
-    raise ConfigError(f"no posterior within {NEWTON_STEPS} Newton steps; raise method.prior_precision")

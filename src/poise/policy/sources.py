@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -34,8 +34,8 @@ ON_SERVER: dict[TooLong, Literal["error", "left", "right"]] = {
     "none": "right",
 }
 
-_LOCKS: WeakKeyDictionary[Backbone, threading.Lock] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+_DESKS: WeakKeyDictionary[Backbone, _Desk] = WeakKeyDictionary()
+_DESKS_LOCK = threading.Lock()
 
 
 class Found(NamedTuple):
@@ -59,13 +59,17 @@ class Source(Protocol):
         ...
 
 
-def source_of(model: Judge) -> Source:
+def opened(model: Judge) -> RewardModel | Ensemble | Client:
     """What ``model`` stands for; raises where it cannot be loaded."""
     if isinstance(model, str) and model.startswith(("http://", "https://")):
-        return Server(Client(model))
-    if isinstance(model, Client):
-        return Server(model)
-    return Models(RewardModel.load(model) if isinstance(model, (str, Path)) else model)
+        return Client(model)
+    return RewardModel.load(model) if isinstance(model, (str, Path)) else model
+
+
+def source_of(model: Judge) -> Source:
+    """A source of the rewards of what ``model`` stands for."""
+    found = opened(model)
+    return Server(found) if isinstance(found, Client) else Models(found)
 
 
 class Models:
@@ -100,6 +104,24 @@ class Models:
         return self._model.joined(rewards) if isinstance(self._model, Ensemble) else rewards[0]
 
 
+class _Desk:
+    """Where one thread at a time reads with a backbone. The last batch stays open: several functions of a trainer, of one
+    model or of heads on one backbone, are asked about the same texts one after the other."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._read: tuple[Any, Features] | None = None
+
+    def features(self, model: RewardModel, encoded: Sequence[Encoded]) -> Features:
+        """Of the texts, read anew unless they were the last and no weight of the backbone has been changed since."""
+        with self.lock:
+            weights = tuple(parameter._version for parameter in model.backbone.model.parameters())
+            key = [(row.ids, row.prompt_length) for row in encoded], model.method.needs_prompt_state, weights
+            if self._read is None or self._read[0] != key:
+                self._read = key, model.features(encoded)
+            return self._read[1]
+
+
 class _Reader:
     """One model's way of reading: its encoder with the caller's choice of what happens to texts that are too long."""
 
@@ -108,13 +130,13 @@ class _Reader:
         self._model = model
         self._strict = ChatEncoder(known.tokenizer, known.max_length, "error", known.instruction)
         self._cutting = ChatEncoder(known.tokenizer, known.max_length, "prompt", known.instruction)
-        with _LOCKS_LOCK:
-            self._lock = _LOCKS.setdefault(model.backbone, threading.Lock())
+        with _DESKS_LOCK:
+            self._desk = _DESKS.setdefault(model.backbone, _Desk())
 
     def encode(self, texts: Texts, too_long: TooLong) -> list[Encoded]:
         """Token ids; with ``none``, a text that is too long keeps its problem. Every other problem is a ``DataError``."""
         encoder = self._cutting if too_long == "truncate-prompt" else self._strict
-        with self._lock:  # tokenizers are not for several threads
+        with self._desk.lock:  # tokenizers are not for several threads
             found = encoder.encode_many([self._meant(*text, number) for number, text in texts.items()])
         for number, row in zip(texts, found, strict=True):
             if row.problem and row.remedy != SHORTEN:
@@ -126,9 +148,7 @@ class _Reader:
         return found
 
     def rewards(self, encoded: Sequence[Encoded], weights: Weights | None) -> RewardDistribution:
-        with self._lock:
-            features = self._model.features(encoded)
-        return self._model.predict_features(features, weights=weights)
+        return self._model.predict_features(self._desk.features(self._model, encoded), weights=weights)
 
     def _meant(self, prompt: Text, response: Text, number: int) -> tuple[Text, Text]:
         if self._model.conversational and isinstance(prompt, str):

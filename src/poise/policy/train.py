@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from poise import processes
@@ -35,6 +35,7 @@ from poise.policy.recipe import (
     trl_arguments,
 )
 from poise.policy.reward_function import RewardFunction, as_reward_function
+from poise.policy.sources import opened
 from poise.policy.tasks import Tasks, read_tasks, written
 from poise.training.monitor import MetricsLog, Reporter, Silent
 
@@ -86,8 +87,8 @@ def train_policy(
         tasks = read_tasks(recipe, tokenizer)
         for note in tasks.notes:
             told.say(note)
-        rewards = [_reward(reward) for reward in recipe.rewards]
-        gold = None if recipe.gold is None else _reward(recipe.gold)
+        rewards = _functions(*recipe.rewards, *([recipe.gold] if recipe.gold else []))
+        gold = rewards.pop() if recipe.gold else None
         run = _Begun(folder, recipe, tasks, told)
         processes.once(lambda: _write(folder / RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False)))
         start = _supervised(run)
@@ -114,10 +115,12 @@ def _check_folder(folder: Path, recipe: PolicyRecipe, resume: bool) -> None:
         raise ConfigError(f"{folder}: the recipe differs in {', '.join(changed)}; a resumed run must not change")
 
 
-def _reward(config: RewardConfig) -> RewardFunction:
-    return as_reward_function(
-        config.model, config.utility, too_long=config.too_long, empty=config.empty, name=config.name
-    )
+def _functions(*configs: RewardConfig) -> list[RewardFunction]:
+    """One for each; a model that several of them name is loaded once, and reads a batch once for all."""
+    models = {config.model: opened(config.model) for config in configs}
+    return [
+        as_reward_function(models[c.model], c.utility, too_long=c.too_long, empty=c.empty, name=c.name) for c in configs
+    ]
 
 
 def _supervised(run: _Begun) -> str:
@@ -179,6 +182,7 @@ def _fit(run: _Begun, stage: str, trainer: Any, start: str, arguments: Any, give
         raise ConfigError(
             f"{stage}: TRL refuses to start ({str(error).splitlines()[0]}); change its arguments"
         ) from None
+    learner.remove_callback(PrinterCallback)  # standard output is the command's own
     last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
     learner.train(resume_from_checkpoint=last)
     trained = learner.accelerator.unwrap_model(learner.model)

@@ -10,16 +10,19 @@ from typing import Any
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.encoding import conversation, encode
 from poise.evaluation.predictions import Scored
+from poise.extraction import Progress
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
 from poise.scorers.base import Scorer, Texts, scored
 
 
 class Own(Scorer):
-    """A ``RewardModel``; ``cache`` keeps its features."""
+    """A ``RewardModel``; ``cache`` keeps its features, ``progress`` hears of their tokens."""
 
-    def __init__(self, model: RewardModel, name: str, cache: FeatureCache | None = None) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self, model: RewardModel, name: str, cache: FeatureCache | None = None, progress: Progress | None = None
+    ) -> None:
+        self.model, self.cache, self.progress = model, cache, progress
         self.facts: Mapping[str, Any] = {"name": name, "kind": "poise"} | model.facts()
 
     @classmethod
@@ -30,7 +33,7 @@ class Own(Scorer):
     def score(self, texts: Texts) -> Scored:  # noqa: D102
         meant = [conversation(*text) if self.model.conversational else text for text in texts]
         encoded = encode(self.model.backbone.encoder, meant, str(self.facts["name"]))
-        features = self.model.features(encoded, self.cache)
+        features = self.model.features(encoded, self.cache, self.progress)
         beliefs = {REWARD: self.model.predict_features(features)}
         if self.model.scales:
             beliefs |= self.model.rate_features(features)

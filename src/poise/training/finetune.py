@@ -72,7 +72,7 @@ def finetune(
     method_type = method_class(recipe.method.name)
     recipe = recipe.for_data(data.rated_attributes)
     backbone.model.requires_grad_(recipe.training.update == "full")
-    adapted = _with_lora(backbone, recipe) if recipe.training.update == "lora" else None
+    adapted = with_lora(backbone.model, recipe) if recipe.training.update == "lora" else None
     live = LiveBackbone(backbone, prompt_states=method_type.needs_prompt_state, layout=recipe.training.layout)
     reporter.say(f"layout: {live.layout}" + (f" ({live.why})" if live.why else ""))
     session = Session(recipe, data, live, folder / STAGES, reporter)
@@ -223,8 +223,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.metrics.write(**place, **{name.replace("eval_", "", 1): value for name, value in logs.items()})
 
 
-def training_arguments(recipe: Recipe, stage: Stage, folder: Path, evaluates: bool) -> TrainingArguments:
-    """The Trainer's own arguments: from the stage, then whatever ``training.arguments`` of the recipe adds."""
+def training_arguments(
+    recipe: Recipe, stage: Stage, folder: Path, evaluates: bool, devices: int | None = None
+) -> TrainingArguments:
+    """The Trainer's own arguments: from the stage, then whatever ``training.arguments`` of the recipe adds.
+
+    ``devices`` is how many processes it is meant for, where that is not how many there are.
+    """
     config = recipe.training
     known = {field.name for field in fields(TrainingArguments)}
     for name in config.arguments:
@@ -232,7 +237,7 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, evaluates: bo
             near = difflib.get_close_matches(name, known - OURS, n=1, cutoff=0.5)
             why = "is set by the stage" if name in OURS else "is no field of TrainingArguments"
             raise ConfigError(f"training.arguments.{name} {why}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    per_step = config.accumulation * processes.count()
+    per_step = config.accumulation * (devices or processes.count())
     if stage.batch_size % per_step:
         raise ConfigError(
             f"batch_size is {stage.batch_size}; it must be a multiple of accumulation × processes, {per_step}"
@@ -341,8 +346,8 @@ def _benchmarks(module: RewardModule, sets: Sequence[BenchmarkTexts]) -> dict[st
     return found
 
 
-def _with_lora(backbone: Backbone, recipe: Recipe) -> Any:
-    """Adapters in the backbone's linear layers; the head is outside of PEFT and so always trained and saved."""
+def with_lora(model: Any, recipe: Recipe) -> Any:
+    """Adapters in the model's linear layers; the head is outside of PEFT and so always trained and saved."""
     try:
         import peft
     except ImportError:
@@ -353,7 +358,7 @@ def _with_lora(backbone: Backbone, recipe: Recipe) -> Any:
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that are going out
         torch.manual_seed(recipe.seed)
         return peft.get_peft_model(
-            backbone.model,
+            model,
             peft.LoraConfig(
                 r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
             ),
@@ -371,4 +376,4 @@ def _seed(seed: int, stage: int, major: int, minor: int, *, purpose: int) -> int
     return int(np.random.SeedSequence([seed, stage, major, minor, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
 
-__all__ = ["WEIGHTS", "finetune", "training_arguments"]
+__all__ = ["WEIGHTS", "finetune", "training_arguments", "with_lora"]

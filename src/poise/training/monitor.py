@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 60.0
 
 
 class Reporter(Protocol):
@@ -44,16 +47,20 @@ class Bars:
 
 
 class Terminal:
-    """A bar with an estimate of the time left on standard error; plain lines where that is no terminal."""
+    """A bar with an estimate of the time left on standard error; where that is no terminal, a line every minute."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._lines: Lines | None = None
 
     def begin(self, what: str, total: int) -> None:  # noqa: D102
         self.close()
-        if total <= 0 or not self.console.is_terminal:
+        if total <= 0:
+            return
+        if not self.console.is_terminal:
+            self._lines = Lines(what, total)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=self.console, transient=True)
@@ -63,6 +70,8 @@ class Terminal:
     def advance(self, done: int) -> None:  # noqa: D102
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done)
+        elif self._lines is not None and (line := self._lines.due(done)):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:  # noqa: D102
         self.close()
@@ -73,6 +82,26 @@ class Terminal:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        self._lines = None
+
+
+class Lines:
+    """Progress for a log file: what is done, and how long the rest will take at the pace so far."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.started = self.said = time.monotonic()
+        self.first: int | None = None
+
+    def due(self, done: int) -> str | None:
+        """The line to print, where a minute has passed since the last; resumed work began above 0."""
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first
+        if now - self.said < LINE_SECONDS or done <= self.first:
+            return None
+        self.said = now
+        minutes = (now - self.started) * (self.total - done) / (done - self.first) / 60
+        return f"{self.what}: {done:,} of {self.total:,}, about {minutes:,.0f} min left"
 
 
 class MetricsLog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +32,17 @@ OFF_GRID_ROWS = 512
 def methods(recipe: Recipe) -> list[Method[Any, Any]]:
     """The method of each stage, without its weights."""
     return [method_class(recipe.method.name)(recipe.stage_options(s), hidden_size=1) for s in recipe.stages]
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Refuse (``ConfigError``) to train through the backbone without the packages of the extra ``train``."""
+    needed = {"head": (), "full": ("accelerate",), "lora": ("accelerate", "peft")}[recipe.training.update]
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"training.update={recipe.training.update} needs {package}, which is not installed; "
+                "run: pip install 'poise[train]'"
+            )
 
 
 def check_stages(recipe: Recipe, training: Sequence[Preference]) -> None:

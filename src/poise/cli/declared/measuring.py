@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.declared.app import BadRows, Device, Json, Raw, app
+from poise.cli.declared.app import MEASURE, BadRows, Device, Json, Raw, command
 
 
-@app.command()
+@command(
+    MEASURE,
+    "poise evaluate runs/bt world/mutual_disjoint.jsonl --out evaluations/bt",
+    "poise evaluate runs/bt --on pairs:world/in_domain.jsonl,ratings:world/ratings_in_domain.jsonl --json",
+    "poise evaluate --from evaluations/bt --utility lcb:1",
+)
 def evaluate(
     model: Annotated[str | None, typer.Argument(help="A run, a checkpoint, or anything else that scores.")] = None,
     data: Annotated[str | None, typer.Argument(help="Preference pairs; short for --on pairs:DATA.")] = None,
@@ -52,7 +57,7 @@ def evaluate(
         command.run(model, sets, out, options, as_json=json_)
 
 
-@app.command()
+@command(MEASURE, "poise compare evaluations/bt evaluations/drpo --out compared.html")
 def compare(
     evaluations: Annotated[list[Path], typer.Argument(help="Two or more folders that poise evaluate --out wrote.")],
     out: Annotated[Path | None, typer.Option(help="Write an HTML page that compares them.")] = None,
@@ -65,7 +70,11 @@ def compare(
     command.run(evaluations, out, resamples, as_json=json_)
 
 
-@app.command()
+@command(
+    MEASURE,
+    "poise score runs/bt world/in_domain.jsonl --out scores.parquet",
+    "poise score runs/drpo world/in_domain.jsonl --out careful.parquet --utility cvar:0.1 --utility lcb:1",
+)
 def score(
     run: Annotated[Path, typer.Argument(help="A run or checkpoint folder, or http://... of a server.")],
     data: Annotated[str, typer.Argument(help="Rows with prompt and response(s), or pairs.")],
@@ -76,9 +85,10 @@ def score(
     raw: Raw = False,
     bad_rows: BadRows = "error",
     device: Device = "auto",
+    json_: Json = False,
 ) -> None:
     """Score every response of a file: moments, parameters, quantiles and utilities, one Parquet row each."""
     from poise.cli import score as command
     from poise.cli.scoring import Scoring
 
-    command.run(run, data, out, Scoring.of(bad_rows, device, raw), utility or [])
+    command.run(run, data, out, Scoring.of(bad_rows, device, raw), utility or [], as_json=json_)

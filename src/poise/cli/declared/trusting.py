@@ -1,4 +1,4 @@
-"""Commands about how far a model can be trusted, and what its doubts say about the data."""
+"""Commands about how far a model can be trusted, and whether it still fits what it sees."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.declared.app import BadRows, Device, Json, Raw, app
+from poise.cli.declared.app import TRUST, BadRows, Device, Json, command
 
 
-@app.command()
+@command(
+    TRUST,
+    "poise calibrate runs/drpo world/in_domain.jsonl --out calibrated",
+    "poise calibrate runs/drpo world/in_domain.jsonl --abstain-error 0.1",
+    "poise calibrate runs/drpo --remove",
+)
 def calibrate(
     run: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
     data: Annotated[list[str] | None, typer.Argument(help="Held-out pairs: FILE; ratings: ratings:FILE.")] = None,
@@ -43,96 +48,18 @@ def calibrate(
     from poise.cli import calibrate as command
 
     if remove:
-        command.remove(run, data or [], out)
+        command.remove(run, data or [], out, as_json=json_)
         return
     wishes = Wishes(method, abstain_error, interval=interval)
     options = command.Options(labels, include_train_prompts, bad_rows, device, out)
     command.run(run, data or [], on or [], wishes, options, as_json=json_)
 
 
-@app.command()
-def curate(
-    run: Annotated[Path, typer.Argument(help="A run or checkpoint folder: who judges.")],
-    data: Annotated[str, typer.Argument(help="Preference pairs: a file, a saved dataset or a hub id.")],
-    out: Annotated[Path, typer.Option(help="The curated pairs: FILE.jsonl or FILE.parquet.")],
-    mislabels: Annotated[
-        str, typer.Option(help="Labels that look wrong: keep, drop, flip, soft (the model's P as label) or review.")
-    ] = "keep",
-    doubt: Annotated[float, typer.Option(help="How likely a label must be wrong for that.")] = 0.8,
-    boundary: Annotated[float, typer.Option(help="Confidence |2P-1| below which a pair is a boundary pair.")] = 0.2,
-    disputed: Annotated[str, typer.Option(help="Pairs where a belief has two peaks: keep, drop or review.")] = "keep",
-    mix: Annotated[
-        str | None, typer.Option(help="Shares of easy, boundary and hard pairs: 0.3,0.6,0.1; or drpo: half easy.")
-    ] = None,
-    repeats: Annotated[str, typer.Option(help="drop, or keep pairs that repeat an earlier one.")] = "drop",
-    near: Annotated[
-        float, typer.Option(help="Similarity from which texts are repeats (Jaccard of word triples).")
-    ] = 0.8,
-    against: Annotated[
-        list[str] | None, typer.Option(help="Evaluation pairs: leave out what has a prompt of theirs.")
-    ] = None,
-    cross_fit: Annotated[
-        int | None,
-        typer.Option(help="Train K heads that judge what they have not seen; 0 never. By default where needed."),
-    ] = None,
-    queue: Annotated[Path | None, typer.Option(help="Also write what people should look at, best first.")] = None,
-    queue_size: Annotated[int, typer.Option(help="Pairs in the queue.")] = 500,
-    dropped: Annotated[
-        Path | None, typer.Option(help="What is left out, with reasons; OUT.dropped by default.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="A .html or .md file; beside OUT by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides which pairs a mix leaves out.")] = 0,
-    raw: Raw = False,
-    bad_rows: BadRows = "drop",
-    device: Device = "auto",
-    json_: Json = False,
-) -> None:
-    """Curate pairs by what a model doubts: wrong labels, repeats, contamination, the mix of easy and hard.
-
-    No model judges prompts it was trained on. Every row is in OUT or, with a reason, in the file of what was left out.
-    """
-    from poise.cli import curate as command
-    from poise.curation.curate import Search
-
-    outs = command.Outs(out, dropped, queue, report, queue_size)
-    rules = command.rules_of(mislabels, doubt, boundary, disputed, mix, seed)
-    search = Search(repeats, near, tuple(against or ()), cross_fit)  # type: ignore[arg-type]
-    command.run(run, data, outs, rules, search, bad_rows=bad_rows, device=device, raw=raw, as_json=json_)
-
-
-@app.command()
-def select(
-    run: Annotated[Path, typer.Argument(help="A run or checkpoint folder: its backbone and its training pairs.")],
-    candidates: Annotated[str, typer.Argument(help="Rows with prompt and responses; labels are not read.")],
-    budget: Annotated[int, typer.Option(help="How many pairs to have labelled.")],
-    out: Annotated[Path, typer.Option(help="The pairs to label, best first: FILE.jsonl or FILE.parquet.")],
-    by: Annotated[str, typer.Option(help="variance, bald, uncertainty or random.")] = "variance",
-    per_prompt: Annotated[int | None, typer.Option(help="At most so many pairs of one prompt.")] = None,
-    labelled: Annotated[
-        str | None, typer.Option(help="Pairs labelled so far, or none; the run's training pairs by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Decides what random takes.")] = 0,
-    bad_rows: BadRows = "error",
-    device: Device = "auto",
-) -> None:
-    """Choose the pairs to have labelled next, so that few labels teach much."""
-    from poise.cli import select as command
-
-    command.run(
-        run,
-        candidates,
-        out,
-        budget=budget,
-        how=by,
-        per_prompt=per_prompt,
-        labelled=labelled,
-        seed=seed,
-        bad_rows=bad_rows,
-        device=device,
-    )
-
-
-@app.command()
+@command(
+    TRUST,
+    "poise monitor runs/bt world/in_domain.jsonl",
+    "poise monitor runs/bt world/in_domain.jsonl --make-reference",
+)
 def monitor(
     run: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
     data: Annotated[str, typer.Argument(help="What it scores now: rows with prompt and response(s), or pairs.")],

@@ -8,10 +8,15 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.declared.app import BadRows, Device, Json, Raw, app
+from poise.cli.declared.app import TRUST, USE, BadRows, Device, Json, Raw, command
 
 
-@app.command("best-of-n")
+@command(
+    USE,
+    "poise best-of-n runs/drpo world/in_domain.jsonl --out best.jsonl --utility cvar:0.1",
+    "poise best-of-n --from scores.parquet --out best.parquet --min-p-best 0.6",
+    name="best-of-n",
+)
 def best_of_n(
     out: Annotated[Path, typer.Option(help="The .jsonl or .parquet file to write.")],
     run: Annotated[Path | None, typer.Argument(help="A run or checkpoint folder; not needed with --from.")] = None,
@@ -48,7 +53,7 @@ def best_of_n(
         command.run(run, data, out, selection, Scoring.of(bad_rows, device, raw), as_json=json_)
 
 
-@app.command()
+@command(USE, "poise serve runs/bt --port 8000", "poise serve careful=runs/drpo --utility cvar:0.1")
 def serve(
     models: Annotated[list[str], typer.Argument(help="Run or checkpoint folders; NAME=FOLDER gives a name.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is everywhere.")] = "127.0.0.1",
@@ -87,7 +92,7 @@ def serve(
     )
 
 
-@app.command()
+@command(USE, "poise export runs/bt --out exported --form poise")
 def export(
     run: Annotated[Path, typer.Argument(help="A run or checkpoint folder.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
@@ -97,14 +102,15 @@ def export(
     push: Annotated[str | None, typer.Option(help="Also upload to this repository of the hub.")] = None,
     public: Annotated[bool, typer.Option(help="Make a new repository public; private otherwise.")] = False,
     license_: Annotated[str | None, typer.Option("--license", help="For the model card: apache-2.0, mit, …")] = None,
+    json_: Json = False,
 ) -> None:
     """Write a plain ...ForSequenceClassification folder for engines and transformers, with golden scores and a model card."""
     from poise.cli import export as command
 
-    command.run(run, out, form, push, public=public, license=license_)
+    command.run(run, out, form, push, public=public, license=license_, as_json=json_)
 
 
-@app.command()
+@command(TRUST, "poise verify runs/bt", "poise verify exported --json")
 def verify(
     target: Annotated[str, typer.Argument(help="A run, a checkpoint, an exported folder, or http://... of a server.")],
     golden: Annotated[Path | None, typer.Option(help="The folder whose golden scores a server is held to.")] = None,

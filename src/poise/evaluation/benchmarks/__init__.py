@@ -1,10 +1,10 @@
-"""The benchmarks, one file each."""
+"""The benchmarks, one file each. ``BENCHMARKS`` is the whole list of ours; ``register`` adds one of yours."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError
 from poise.evaluation.benchmark import Benchmark, Item
 from poise.evaluation.benchmarks.judge_bench import JudgeBench
 from poise.evaluation.benchmarks.llmbar import LLMBar
@@ -14,6 +14,7 @@ from poise.evaluation.benchmarks.reward_bench import RewardBench
 from poise.evaluation.benchmarks.reward_bench_2 import RewardBench2
 from poise.evaluation.benchmarks.rm_bench import RMBench
 from poise.evaluation.benchmarks.rmb import RMB
+from poise.registry import Registry
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     RewardBench(),
@@ -27,12 +28,32 @@ BENCHMARKS: tuple[Benchmark, ...] = (
 )
 
 
+def _check(one: Benchmark) -> None:
+    if not isinstance(one, Benchmark):
+        raise ConfigError(
+            f"{one!r} is no benchmark; give an instance of a subclass of poise.evaluation.benchmark.Benchmark"
+        )
+
+
+_REGISTRY = Registry("benchmark", "poise.benchmarks", BENCHMARKS, _check)
+
+
+def register(one: Benchmark) -> None:
+    """Let ``--on`` and ``training.benchmarks`` of this process name a benchmark of yours.
+
+    A package makes its own known to the command line too, by entry points of the group ``poise.benchmarks`` to instances.
+    """
+    _REGISTRY.add(one)
+
+
 def benchmark(name: str) -> Benchmark:
     """By name; raises ``ConfigError`` with the nearest one."""
-    by_name = {one.name: one for one in BENCHMARKS}
-    if name not in by_name:
-        raise ConfigError(unknown_choice("benchmark", name, by_name))
-    return by_name[name]
+    return _REGISTRY.get(name)
+
+
+def benchmark_names() -> list[str]:
+    """All that ``benchmark`` knows."""
+    return _REGISTRY.names()
 
 
 def load_benchmark(name: str, source: str | Path | None = None) -> tuple[Item, ...]:
