@@ -271,7 +271,6 @@ def test_the_documentation_names_a_key_that_does_not_exist(block, monkeypatch):
         return
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        assert words[:2] in (["poise", "train"], ["poise", "evaluate"])
-        if words[2].startswith("recipes/"):
+        if words[:2] == ["poise", "train"] and words[2].startswith("recipes/"):
             overrides = [after for word, after in pairwise(words) if word == "--set"]
             assert read_recipe(words[2], overrides)

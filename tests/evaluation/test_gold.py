@@ -64,6 +64,7 @@ def splits(folder):
         f"{folder}/scoring.py:quality",
         {"new_prompts": 0.3, "in_domain": 0.4},
         "cpu",
+        as_json=False,
     )
     return folder / "splits"
 

@@ -41,4 +41,3 @@ def test_every_situation_has_its_table(tmp_path):
         assert all(0 <= one[0]["accuracy"] <= 1 and one[0]["divergence"] >= 0 for one in found.values())
         assert ("ratings" in found["bt"][0]) is False
     assert {"qrm", "qrm mixture"} <= set(record["attributes"])
-    assert record["attributes"]["qrm"][0]["accuracy"] == record["attributes"]["qrm mixture"][0]["accuracy"]

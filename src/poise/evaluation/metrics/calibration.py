@@ -14,7 +14,6 @@ from poise.evaluation.metrics.rows import EqualValues, FloatArray, PairRows, rat
 BINS = 15
 Binning = Literal["equal_mass", "equal_width"]
 _NORMAL_975 = 1.959963984540054
-SAME_DIGITS = 12  # decimals up to which two values of p are the same
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ def bin_sums(rows: PairRows, bins: int, binning: Binning, start: float = 0.5) ->
         raise ConfigError(unknown_choice("binning", binning, get_args(Binning)))
     if bins < 1:
         raise ConfigError(f"bins={bins}; at least 1 bin is needed")
-    # folding p and 1 − p leaves last digits that differ: they would part the right of equally confident rows from the wrong
-    groups = EqualValues.of(np.round(rows.p, SAME_DIGITS))
+    groups = EqualValues.of(rows.p)
     weight, label = groups.sum(rows.weights), groups.sum(rows.weights * rows.y)
     if binning == "equal_mass":
         middle = np.cumsum(weight, axis=-1) - weight / 2.0

@@ -13,6 +13,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+SAME_DIGITS = 12
+
+
 @dataclass(frozen=True)
 class PairRows:
     """Checked inputs of a measure: ``p`` [n], ``y`` [n] and ``weights`` [..., n], all float64."""
@@ -32,10 +35,12 @@ class PairRows:
         """Each pair seen from the side the model prefers: p becomes the confidence in [½, 1], y the share that agrees.
 
         Folding into n bins on [½, 1] equals adding (1−p, 1−y) for every row and using 2n bins on [0, 1].
-        At p = ½ both sides count alike, so the agreement is ½.
+        At p = ½ both sides count alike, so the agreement is ½. Confidence is rounded to ``SAME_DIGITS`` decimals: p and 1 − p differ
+        in their last digits, which would part the right of equally confident rows from the wrong ones.
         """
         agreement = np.where(self.p > 0.5, self.y, np.where(self.p < 0.5, 1.0 - self.y, 0.5))
-        return PairRows(np.maximum(self.p, 1.0 - self.p), agreement, self.weights)
+        confidence = np.round(np.maximum(self.p, 1.0 - self.p), SAME_DIGITS)
+        return PairRows(confidence, agreement, self.weights)
 
 
 def unit_interval(name: str, values: ArrayLike, rows: int | None = None) -> FloatArray:
