@@ -15,7 +15,21 @@ from poise.scoring import score_file
 from tests.serving.place import ROUTES, body, model, run, score_of
 
 ROWS = 500
-WORDS = ["the", "quick", "fox", "tell", "me", "about", "sea", "hello", "village", "eight", "minutes", "boiling", "water"]
+WORDS = [
+    "the",
+    "quick",
+    "fox",
+    "tell",
+    "me",
+    "about",
+    "sea",
+    "hello",
+    "village",
+    "eight",
+    "minutes",
+    "boiling",
+    "water",
+]
 
 
 def texts() -> list[tuple[str, str]]:
