@@ -39,7 +39,7 @@ class PairRows:
         in their last digits, which would part the right of equally confident rows from the wrong ones.
         """
         agreement = np.where(self.p > 0.5, self.y, np.where(self.p < 0.5, 1.0 - self.y, 0.5))
-        confidence = np.round(np.maximum(self.p, 1.0 - self.p), SAME_DIGITS)
+        confidence: FloatArray = np.round(np.maximum(self.p, 1.0 - self.p), SAME_DIGITS).astype(np.float64)
         return PairRows(confidence, agreement, self.weights)
 
 
