@@ -70,6 +70,7 @@ class Situation:
         return METHODS if self.ratings == () else METHODS | WITH_RATINGS
 
 
+FEWEST_WORLDS = 3
 SAME = 1e-9  # two figures that differ by less are the same
 CLEAN = {"raters": 1, "flip_rate": 0.0, "ratings_per_response": 1}
 SITUATIONS = (
@@ -167,8 +168,8 @@ def level(found: Runs, figure: str) -> tuple[str, list[str]]:
 
 def advice(found: Runs) -> str:
     """The method that is level with the best in most respects, the cheaper of equals, with what it misses."""
-    if min(map(len, found.values())) < 2:
-        return "No advice: a single world tells no difference from chance."
+    if min(map(len, found.values())) < FEWEST_WORLDS:
+        return f"No advice: fewer than {FEWEST_WORLDS} worlds tell hardly a difference from chance."
     asked = [f for f in FIGURES if f != "seconds" and any(f in runs[0] for runs in found.values())]
     levels = {figure: level(found, figure) for figure in asked}
     cost = {name: float(np.mean([run["seconds"] for run in runs])) for name, runs in found.items()}
@@ -224,8 +225,8 @@ def page(record: Mapping[str, Runs]) -> str:
     summary = markdown_table(["you have", "so"], [[one.title, advice(record[one.name])] for one in known])
     told = " or ".join(map(str, sorted(seeds)))
     notes = [f"Not measured yet: {'; '.join(missing)}.\n"] if missing else []
-    if 1 in seeds:
-        notes.append("**Preliminary: some situations were measured on a single world.**\n")
+    if min(seeds) < FEWEST_WORLDS:
+        notes.append(f"**Preliminary: some situations were measured on fewer than {FEWEST_WORLDS} worlds.**\n")
     return (
         INTRO.format(seeds=told, summary=summary)
         + "\n".join(notes)
