@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import torch
+import uvicorn
 
 from poise.methods import method_class
 from poise.model import RewardModel
@@ -66,6 +68,19 @@ def run(work, models=None, **settings):
             return await asyncio.wait_for(work(place), 60)
 
     return asyncio.run(story())
+
+
+@contextmanager
+def listening(place: Place):
+    """The address of the application on a port of its own, until the block ends."""
+    server = uvicorn.Server(uvicorn.Config(place.app, port=0, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
 
 
 @asynccontextmanager

@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -21,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.serving.place import ROUTES, Place, model
+from tests.serving.place import ROUTES, Place, listening, model
 
 EXAMPLES = int(os.environ.get("POISE_EXAMPLES", "3"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -30,14 +27,8 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.fixture(scope="module")
 def address():
     place = Place({"rm": model("drpo")}, body_bytes=100_000)
-    server = uvicorn.Server(uvicorn.Config(place.app, port=0, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    with listening(place) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

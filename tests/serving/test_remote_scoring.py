@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import pyarrow.parquet
 import pytest
-import uvicorn
 
 from poise.cli import score as command
 from poise.cli.scoring import Scoring
@@ -17,7 +14,7 @@ from poise.data.records import Message
 from poise.errors import DataError
 from poise.remote_scoring import score_by_server
 from poise.scorers import Endpoint, Own
-from tests.serving.place import Place, model
+from tests.serving.place import Place, listening, model
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +25,8 @@ def served():
 @pytest.fixture(scope="module")
 def address(served):
     place = Place({"rm": served})
-    server = uvicorn.Server(uvicorn.Config(place.app, port=0, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    with listening(place) as url:
+        yield url
 
 
 @pytest.fixture
