@@ -18,6 +18,7 @@ import numpy as np
 import scipy.stats
 import torch
 
+from experiments.people import PEOPLE
 from experiments.tiny_rewards import Laboratory
 
 Run = Mapping[str, Any]
@@ -33,17 +34,20 @@ def main(about: str | None, study: Study, write: Write, shared: Callable[[Labora
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("runs/laboratory"))
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does everything run?")
+    parser.add_argument("--people", choices=sorted(PEOPLE), default="world", help="who judges")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--page", action="store_true", help="only write the page again, from the JSON file")
-    parser.add_argument("--out", type=Path, default=Path("docs/results") / name)
+    parser.add_argument("--out", type=Path, help="files without their endings, by default docs/results/NAME")
     options = parser.parse_args()
+    asked = "" if options.people == "world" else f" --people {options.people}"
+    options.out = options.out or Path("docs/results") / (name + asked.replace(" --people ", "_"))
     torch.set_num_threads(1)
     record = options.out.with_suffix(".json")
     if not options.page:
-        shared(laboratory := Laboratory(options.work, options.smoke))
+        shared(laboratory := Laboratory(options.work, options.smoke, options.people))
         measure(study, laboratory, options, record)
     runs = json.loads(record.read_text(encoding="utf8"))
-    write(runs, f"python -m experiments.{name} --seeds {len(runs)}" + " --smoke" * options.smoke, options.out)
+    write(runs, f"python -m experiments.{name} --seeds {len(runs)}" + asked + " --smoke" * options.smoke, options.out)
 
 
 def measure(study: Study, laboratory: Laboratory, options: argparse.Namespace, record: Path) -> None:
@@ -72,7 +76,7 @@ def half_width(values: Sequence[float]) -> float:
 def direction(differences: Sequence[float]) -> int:
     """1 or −1 where the 95 % t-interval of paired differences leaves 0 out, else 0."""
     mean = float(np.mean(differences))
-    return int(np.sign(mean)) if abs(mean) > half_width(differences) else 0
+    return int(np.sign(mean)) if abs(mean) > max(half_width(differences), 1e-9) else 0  # 1e-9: equal by construction
 
 
 def verdict(differences: Sequence[float]) -> str:

@@ -7,28 +7,36 @@ lie around the mean worth of the responses at hand, so that neither end of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.tiny_policy import Policy, read_gold
 from poise.data.simulate import WorldConfig, raters
+from poise.data.simulate.raters import Group
 from poise.data.simulate.responders import ATTRIBUTES
 
 RATED = ("overall", *ATTRIBUTES)
 WORLD = WorldConfig()
+# Of one mind about what an answer says, at odds about its manners and its length, which the average person does not mind.
+DIVIDED = (
+    Group("practical", 0.40, (2.5, 3.0, 2.0, -3.0, -5.0)),
+    Group("cautious", 0.35, (2.5, 3.0, 2.0, 1.0, 1.5)),
+    Group("sociable", 0.25, (2.5, 3.0, 2.0, 3.5, 6.0)),
+)
+PEOPLE: Mapping[str, tuple[Group, ...]] = {"world": raters.GROUPS, "divided": DIVIDED}
 
 
 def ratings(
-    policy: Policy, topics: Sequence[str], texts: Sequence[str], people: int, seed: int
+    policy: Policy, topics: Sequence[str], texts: Sequence[str], people: int, seed: int, groups: Sequence[Group]
 ) -> list[dict[str, Any]]:
     """Every response that says something, rated overall and per attribute: rows of a rating file."""
-    gold, groups, shares, _, levels = read_gold(policy.tokenizer, topics, texts)
+    gold, worths, shares, _, levels = read_gold(policy.tokenizer, topics, texts, groups)
     draw = np.random.default_rng([seed, 4])
-    who = raters.draw_groups(shares, draw.random((len(groups), people)))
-    noise = draw.standard_normal((len(groups), people, len(RATED)))
-    worth = np.take_along_axis(groups, who, axis=1) - gold.mean()
+    who = raters.draw_groups(shares, draw.random((len(worths), people)))
+    noise = draw.standard_normal((len(worths), people, len(RATED)))
+    worth = np.take_along_axis(worths, who, axis=1) - gold.mean()
     overall = raters.draw_ratings(worth, noise[..., 0], raters.OVERALL_CUTS, raters.OVERALL_NOISE)
     each = raters.draw_ratings(levels[:, None], noise[..., 1:], raters.LEVEL_CUTS, raters.LEVEL_NOISE)
     given = np.concatenate([overall[..., None], each], axis=2)
@@ -44,12 +52,14 @@ def ratings(
     ]
 
 
-def pairs(policy: Policy, topics: Sequence[str], texts: Sequence[str], people: int, seed: int) -> list[dict[str, Any]]:
+def pairs(
+    policy: Policy, topics: Sequence[str], texts: Sequence[str], people: int, seed: int, groups: Sequence[Group]
+) -> list[dict[str, Any]]:
     """Neighbouring responses to one topic, two by two, with ``people`` votes: rows of preferences, the winner chosen."""
-    _, groups, shares, _, _ = read_gold(policy.tokenizer, topics, texts)
+    _, worths, shares, _, _ = read_gold(policy.tokenizer, topics, texts, groups)
     draw = np.random.default_rng([seed, 5])
-    who = raters.draw_groups(shares[::2], draw.random((len(groups) // 2, people)))
-    margin = np.take_along_axis(groups[::2] - groups[1::2], who, axis=1)
+    who = raters.draw_groups(shares[::2], draw.random((len(worths) // 2, people)))
+    margin = np.take_along_axis(worths[::2] - worths[1::2], who, axis=1)
     wins = (draw.random(margin.shape) < raters.choice_probabilities(margin, WORLD.temperature, 0.0)[0]).sum(1)
     rows = []
     for topic, first, second, won in zip(topics[::2], texts[::2], texts[1::2], wins.tolist(), strict=True):

@@ -25,7 +25,7 @@ from poise.data.simulate.answers import Answer, write_answers
 from poise.data.simulate.domains import TRAINING_DOMAINS, Area, domain
 from poise.data.simulate.judgements import judge_pairs, rate
 from poise.data.simulate.prompts import Prompt
-from poise.data.simulate.raters import Floats, group_shares, utilities
+from poise.data.simulate.raters import GROUPS, Floats, Group, group_shares, utilities
 from poise.data.simulate.responders import TRAINING_RESPONDERS
 
 FAULT = 0.5
@@ -161,12 +161,12 @@ def read(topic: str, tokens: Sequence[str]) -> Reading:
     )
 
 
-def gold(topics: Sequence[str], readings: Sequence[Reading]) -> tuple[Floats, Floats]:
+def gold(topics: Sequence[str], readings: Sequence[Reading], groups: Sequence[Group] = GROUPS) -> tuple[Floats, Floats]:
     """(utility of each group of raters [B, groups], their shares [B, groups])."""
     levels = np.array([reading.levels for reading in readings])
     faults = np.array([reading.faults for reading in readings], dtype=np.float64)
     shares = np.array([group_shares(prompts()[topic].domain) for topic in topics])
-    return utilities(levels) - FAULT * faults[:, None], shares
+    return utilities(levels, groups) - FAULT * faults[:, None], shares
 
 
 def _sentences(row: Sequence[Piece], tokens: Sequence[str], topic: str) -> Iterator[tuple[str, Piece, tuple[str, ...]]]:

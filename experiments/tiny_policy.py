@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from experiments.phrase_world import gold, phrase_tokenizer, prompts, read, text_of
 from poise.data.simulate.answers import Answer
-from poise.data.simulate.raters import Floats
+from poise.data.simulate.raters import GROUPS, Floats, Group
 
+BLOCK = 256  # responses drawn at a time
 LONGEST = 40  # phrases of a response; the world's own have at most 24
 Reward = Callable[[Sequence[str], Sequence[str]], Tensor]  # topics, responses -> [B]
 
@@ -191,31 +192,33 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(policy: Policy, reference: Policy | None, topics: Sequence[str], seed: int, block: int = 256) -> Judged:
-    """Draw one response per topic and read it with the gold reader; ``kl`` is the exact KL along each response [nat].
+def judge(
+    policy: Policy, reference: Policy | None, topics: Sequence[str], seed: int, groups: Sequence[Group] = GROUPS
+) -> Judged:
+    """Draw one response per topic, as these groups of people read it; ``kl`` is the exact KL along each response [nat].
 
     Without a reference ``kl`` is NaN, and half of the time is saved.
     """
     draw = torch.Generator().manual_seed(seed)
     texts: list[str] = []
     distances = []
-    for i in range(0, len(topics), block):
-        sample = policy.sample(topics[i : i + block], draw)
+    for i in range(0, len(topics), BLOCK):
+        sample = policy.sample(topics[i : i + BLOCK], draw)
         texts += sample.texts
         if reference is None:
             distances.append(np.full(len(sample.texts), np.nan))
             continue
         new, old = policy.log_probs(sample.ids), reference.log_probs(sample.ids)
         distances.append(((new.exp() * (new - old)).sum(-1) * sample.mask).sum(1).double().numpy())
-    return Judged(*read_gold(policy.tokenizer, topics, texts), np.concatenate(distances), list(topics), texts)
+    return Judged(*read_gold(policy.tokenizer, topics, texts, groups), np.concatenate(distances), list(topics), texts)
 
 
 def read_gold(
-    tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], texts: Sequence[str]
+    tokenizer: PreTrainedTokenizerFast, topics: Sequence[str], texts: Sequence[str], groups: Sequence[Group] = GROUPS
 ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """(gold, groups, shares, faults, levels) of responses; one without an end has a fault more."""
     rows = [tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) for text in texts]
     readings = [read(topic, row) for topic, row in zip(topics, rows, strict=True)]
-    groups, shares = gold(topics, readings)
+    worth, shares = gold(topics, readings, groups)
     faults = np.array([float(reading.faults) for reading in readings])
-    return (groups * shares).sum(1), groups, shares, faults, np.array([reading.levels for reading in readings])
+    return (worth * shares).sum(1), worth, shares, faults, np.array([reading.levels for reading in readings])

@@ -109,10 +109,14 @@ class Asked(NamedTuple):
 
 
 class Laboratory:
-    """What both studies need, made once and kept in a folder: the fine-tuned policy, and reward models by seed."""
+    """What both studies need, made once and kept in a folder: the fine-tuned policy, and reward models by seed.
 
-    def __init__(self, work: Path, smoke: bool) -> None:
+    ``asks`` names the people whose ratings teach the QRM rewards, one of ``people.PEOPLE``.
+    """
+
+    def __init__(self, work: Path, smoke: bool, asks: str = "world") -> None:
         self.work, self.smoke = work / ("smoke" if smoke else "full"), smoke
+        self.groups, self.told = people.PEOPLE[asks], "" if asks == "world" else f"_{asks}"
         self.work.mkdir(parents=True, exist_ok=True)
         self.pairs, self.epochs = (160, 1.0) if smoke else (2000, 3.0)
 
@@ -147,7 +151,7 @@ class Laboratory:
 
     def rated_backbone(self) -> Path:
         """One for all seeds, as the paper's is: a language model of such answers, the policy, that then read people's ratings."""
-        folder = self.work / "rated_backbone"
+        folder = self.work / f"rated_backbone{self.told}"
         if not (folder / "run" / "result.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
             start, policy = folder / "backbone", self.policy()
@@ -158,7 +162,7 @@ class Laboratory:
 
     def qrm(self, seed: int) -> RewardModel:
         """What the seed's people say about the policy's answers, on frozen features of ``rated_backbone``."""
-        folder = self.work / f"qrm_{seed}"
+        folder = self.work / f"qrm{self.told}_{seed}"
         if not (folder / "run" / "result.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
             answers = self.asked(2 if self.smoke else 12, seed)
@@ -172,5 +176,6 @@ class Laboratory:
         texts = judge(policy, None, topics, seed=9000 + seed).texts
         few = 4 * (len(topics) // 8)
         return Asked(
-            people.ratings(policy, topics, texts, 8, seed), people.pairs(policy, topics[:few], texts[:few], 5, seed)
+            people.ratings(policy, topics, texts, 8, seed, self.groups),
+            people.pairs(policy, topics[:few], texts[:few], 5, seed, self.groups),
         )

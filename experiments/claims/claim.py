@@ -77,6 +77,13 @@ class Check:
         mean, half = interval(values)
         return not self.every and not np.isnan(half) and abs(mean - self.limit) <= half
 
+    def seeds_to_decide(self, values: Sequence[float]) -> float:
+        """How many seeds would part this mean from the limit if it stayed and they went on to vary so; inf from a million on."""
+        distance, spread = abs(float(np.mean(values)) - self.limit), float(np.std(values, ddof=1))
+        many = np.unique(np.geomspace(2, 10**6, 2000).astype(int))
+        enough = many[scipy.stats.t.ppf(0.975, many - 1) * spread / many**0.5 < distance]
+        return float(enough[0]) if len(enough) else float("inf")
+
     def text(self, values: Sequence[float]) -> str:
         """What was measured."""
         if not self.every:

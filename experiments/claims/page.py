@@ -59,7 +59,7 @@ def details(claim: Claim, one: Mapping[str, Any]) -> str:
         f"**{one['verdict'].capitalize()}** ({seeds} seed{'s' if seeds > 1 else ''}; expected: {claim.expected}).\n",
         claim.untestable,
         markdown_table([question, "measured", "threshold", ""], rows),
-        *because(claim, figures),
+        *[*because(claim, figures), *undecided(claim, figures, one["verdict"]), ""],
     ]
     named = {check.figure for check in [*claim.checks, *(reason.check for reason in claim.reasons)]}
     beside = [f"{name} {shown(values)}" for name, values in figures.items() if name not in named]
@@ -81,7 +81,21 @@ def because(claim: Claim, figures: Mapping[str, Sequence[float]]) -> list[str]:
             lines.append(f"- {reason.sentence} ({evidence})")
         else:
             lines.append(f"- *Expected, but not borne out:* {reason.sentence} ({evidence}: {outcome(check, values)})")
-    return [*lines, ""] if lines else []
+    return lines
+
+
+def undecided(claim: Claim, figures: Mapping[str, Sequence[float]], verdict: str) -> list[str]:
+    """What it would take where no figure speaks against a claim and some do not yet speak for it."""
+    open_ones = [check for check in claim.checks if check.open(figures[check.figure])]
+    against = [c for c in claim.checks if not c.met(figures[c.figure]) and c not in open_ones]
+    if verdict != FAILS or claim.refutes or against:
+        return []
+    needed = max(check.seeds_to_decide(figures[check.figure]) for check in open_ones)
+    told = "no number of seeds" if needed == float("inf") else f"about {needed:,.0f} seeds"
+    return [
+        f"- Undecided rather than refuted: {len(open_ones)} of its figures {'is' if len(open_ones) == 1 else 'are'} open, and an "
+        f"effect of the measured size is so small beside what varies from seed to seed that {told} would be needed to decide it."
+    ]
 
 
 INTRO = """# The papers' claims, measured

@@ -16,7 +16,7 @@ from experiments.claims.bed import Judged
 from experiments.claims.claim import FAILS, HOLDS, UNTESTABLE, Check, Claim, Reason, Setting, interval, shown
 from experiments.claims.drpo_belief import cool, half_of, isotonic
 from experiments.claims.families import FAMILIES, KNOWN
-from experiments.claims.page import because, page
+from experiments.claims.page import because, page, undecided
 from experiments.claims.run import kept, measure, row
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,25 @@ def test_a_reason_that_the_figures_do_not_bear_out_is_told_as_such():
     told = because(claim(UP, reasons=[Reason("So it is.", UP), Reason("Or so.", DOWN)]), {"x": VALUES})
     assert told[0].startswith("- So it is. (x: 1.00 ± 0.20")
     assert told[1].startswith("- *Expected, but not borne out:* Or so.")
+
+
+def test_the_seeds_to_decide_are_those_whose_interval_would_leave_the_limit_out():
+    check = Check("x", "above", 0.9)
+    many = int(check.seeds_to_decide(VALUES))
+
+    def half(count):
+        return scipy.stats.t.ppf(0.975, count - 1) * np.std(VALUES, ddof=1) / count**0.5
+
+    assert half(many) < 0.1 <= half(many - 1)
+    assert check.seeds_to_decide([0.8, 1.0]) == float("inf")
+
+
+def test_only_a_claim_that_no_figure_speaks_against_is_undecided():
+    figures, near = {"x": VALUES}, Check("x", "above", 0.9)
+    assert "1 of its figures is open" in undecided(claim(UP, near), figures, FAILS)[0]
+    assert undecided(claim(DOWN, near), figures, FAILS) == []
+    assert undecided(claim(UP), figures, HOLDS) == []
+    assert undecided(claim(near, refutes=True), figures, FAILS) == []
 
 
 @pytest.mark.parametrize(

@@ -71,17 +71,25 @@ def test_policies_are_read_where_they_are_equally_far():
     assert halfway["distance"] == 1.5
 
 
+def test_divided_people_differ_where_their_average_does_not_mind():
+    shares, weights = (np.array([getattr(group, key) for group in people.DIVIDED]) for key in ("share", "weights"))
+    assert shares.sum() == pytest.approx(1.0)
+    assert np.abs(shares @ weights)[3:] == pytest.approx(0.0, abs=0.05)
+    assert np.ptp(weights, axis=0)[:3].max() == 0
+    assert np.ptp(weights, axis=0)[3:].min() > 6
+
+
 def test_people_agree_about_what_everyone_finds_good(laboratory):
     """A clear preference of all groups wins the votes and the overall ratings; the scale lies around what they read."""
     policy = laboratory.policy()
     known = judge(policy, policy, laboratory.topics * 8, seed=3)
-    rows = people.ratings(policy, known.topics, known.texts, 50, 0)
+    rows = people.ratings(policy, known.topics, known.texts, 50, 0, laboratory.groups)
     worth = dict(zip(known.texts, known.gold, strict=True))
     rated = [np.mean(row["ratings"]["overall"]) for row in rows]
     assert agreement(rated, [worth[row["response"]] for row in rows]) > 0.9
     ends = np.concatenate([row["ratings"]["overall"] for row in rows])
     assert np.mean(ends == 1) == pytest.approx(np.mean(ends == 5), abs=0.2)
-    votes = people.pairs(policy, known.topics, known.texts, 50, 0)
+    votes = people.pairs(policy, known.topics, known.texts, 50, 0, laboratory.groups)
     apart = [worth[row["chosen"]] - worth[row["rejected"]] for row in votes]
     clear = [gap > 0 for gap in apart if abs(gap) > 1.5]
     assert len(clear) > 10

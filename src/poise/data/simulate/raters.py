@@ -8,6 +8,7 @@ utility (or the attribute's level) falls after Gaussian noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +57,9 @@ def group_shares(domain: str) -> Floats:
     return normalised
 
 
-def utilities(levels: Floats) -> Floats:
+def utilities(levels: Floats, groups: Sequence[Group] = GROUPS) -> Floats:
     """[B, A] levels → [B, groups] utilities."""
-    values: Floats = (levels - 0.5) @ np.array([group.weights for group in GROUPS]).T
+    values: Floats = (levels - 0.5) @ np.array([group.weights for group in groups]).T
     return values
 
 
