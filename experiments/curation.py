@@ -1,6 +1,7 @@
 """Does curation find wrong labels and help, and does active selection save labels?
 
-Usage: python experiments/curation.py DATA [--seeds 5] [--selections 20] [--processes 2] [--page] [--out docs/results/curation]
+Usage: python experiments/curation.py DATA [--seeds 5] [--selections 20] [--processes 2]
+           [--only mislabels] [--out docs/results/curation]
 DATA is the folder with ``pairs/``. Heads on frozen MiniLM features. Writes <out>.json (every figure of every seed) and <out>.md.
 """
 
@@ -38,6 +39,7 @@ from poise.report.tables import markdown_table, number, percent
 from poise.training.heads import HeadData, train_heads
 from poise.training.recipe import Recipe, parse_recipe
 
+PARTS = ("mislabels", *label_budget.WORLDS)
 REAL = ("hh_harmless_test", "pku_saferlhf_5k")
 FLIPS = (0.2, 0.0)
 ACTIONS: Mapping[str, Rules] = {
@@ -185,27 +187,35 @@ def mislabel_section(found: Mapping[str, Mapping[str, Any]]) -> str:
 def selection_section(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The choice on one world, and what it comes to on the other."""
     methods, chosen_on, other = label_budget.METHODS[1:], found["to choose"], found["to report"]
+    final = str(label_budget.BUDGET)
     rows = []
     for how in methods:
-        shares = [
-            f"{percent(v, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
-            for v, low, high in (p["needs"][how] for p in (chosen_on, other))
-        ]
+        shares = [with_interval(p["needs"][how][final]) for p in (chosen_on, other)]
         rows.append(
             [how, *shares, cell(label_budget.by_seed(other, how), 2), cell([c[-1] for c in other["curves"][how]])]
         )
     rows.append(["random", percent(1, 0), percent(1, 0), "1", cell([curve[-1] for curve in other["curves"]["random"]])])
     header = ["", "labels needed, world to choose by", "world to report on", "of each seed", "accuracy in the end"]
-    best = min(methods, key=lambda how: chosen_on["needs"][how][0])
-    value, low, high = other["needs"][best]
+    best = min(methods, key=lambda how: chosen_on["needs"][how][final][0])
+    budgets = [
+        [budget, *(with_interval(p["needs"][best][budget]) for p in (chosen_on, other))]
+        for budget in map(str, label_budget.BUDGETS)
+    ]
     gained = np.array(other["curves"][best]) - np.array(other["curves"]["random"])
     gains = ", ".join(f"{label_budget.ROUND * (i + 1)}: {cell(gained[:, i])}" for i in range(0, gained.shape[1], 2))
     return (
         markdown_table(header, rows)
-        + f"\nChosen on the first world: `{best}`. On the second it reaches random's final accuracy with {percent(value, 0)} "
-        + f"[{percent(low, 0)}, {percent(high, 0)}] of the labels.\n"
-        + f"Its accuracy minus random's after so many labels: {gains}.\n"
+        + f"\nChosen on the first world: `{best}`. On the second it reaches random's final accuracy with "
+        + f"{with_interval(other['needs'][best][final])} of the labels. What it needs for random's accuracy after smaller budgets:\n\n"
+        + markdown_table(["budget of random", "world to choose by", "world to report on"], budgets)
+        + f"\nIts accuracy minus random's after so many labels: {gains}.\n"
     )
+
+
+def with_interval(told: Sequence[float]) -> str:
+    """A share of labels with the ends of its interval."""
+    value, low, high = told
+    return f"{percent(value, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
 
 
 def page(record: Mapping[str, Any], name: str) -> str:
@@ -245,7 +255,7 @@ SELECTION = """
 The simulated world: all six pairs of four responses to a prompt are candidates, {DRAWN} of {PROMPTS} prompts for each of {seeds}
 seeds; a label is one rater's vote. The budget is {BUDGET} labels in rounds of {ROUND}; accuracy is against the truth on all pairs of
 {HELD_PROMPTS} other prompts. Every method has the same posterior; random is the mean of {ORDERS} orders. What is told is the share of
-the labels after which a method has the accuracy that random has in the end, by the curves averaged over the seeds and made
+the labels after which a method has the accuracy that random has after a budget, at first after the whole one, by the curves averaged over the seeds and made
 monotone (isotonic regression); a method that never gets there counts as 100 %. One world served to choose a method, another
 one, with prompts, responses and votes of its own, to report on it.
 
@@ -260,12 +270,14 @@ def main() -> None:
     parser.add_argument("--selections", type=int, default=20, help="seeds of active selection")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/curation"))
-    parser.add_argument("--page", action="store_true", help="only write the page again, from <out>.json")
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help="parts; others are kept from <out>.json, none makes the page again"
+    )
     options = parser.parse_args()
     path = options.out.with_suffix(".json")
-    if not options.page:
-        path.write_text(json.dumps(measured(options), indent=1) + "\n", encoding="utf8")
-    record = json.loads(path.read_text(encoding="utf8"))
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    record |= measured(options)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
     options.out.with_suffix(".md").write_text(page(record, options.out.name), encoding="utf8")
 
 
@@ -273,7 +285,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """All parts, beside each other."""
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         seeds = {"mislabels": options.seeds} | dict.fromkeys(label_budget.WORLDS, options.selections)
-        running = {name: pool.submit(part, name, options.data, count) for name, count in seeds.items()}
+        wanted = [name for name in PARTS if name in options.only.split(",")]
+        running = {name: pool.submit(part, name, options.data, seeds[name]) for name in wanted}
         return {name: one.result() for name, one in running.items()}
 
 

@@ -26,6 +26,7 @@ from poise.laplace import PairData, Posterior, fit_posterior
 from poise.pairing import PairFeatures, pair_features
 
 PROMPTS, HELD_PROMPTS, DRAWN, BUDGET, ROUND, ORDERS, RESAMPLES = 2000, 550, 900, 300, 30, 4, 2000
+BUDGETS = (60, 120, 180, 240, BUDGET)
 METHODS = ("random", "uncertainty", "bald", "variance")
 WORLDS = {"to choose": 0, "to report": 1}  # by seed
 
@@ -76,7 +77,7 @@ def differences(part: PairFeatures) -> Tensor:
 
 
 def measure(pool: Pool, seeds: int, name: str) -> dict[str, Any]:
-    """Curves [S, rounds] of every method, and the labels that it needs as a share of random's, with an interval."""
+    """Curves [S, rounds] of every method, and per budget the labels that it needs as a share of random's, with an interval."""
     runs = []
     for seed in range(seeds):
         runs.append(one_seed(pool, seed))
@@ -89,12 +90,13 @@ def measure(pool: Pool, seeds: int, name: str) -> dict[str, Any]:
     right = {how: np.stack([run[how] for run in runs]) for how in METHODS}
     found = {how: values.sum(2) / pool.pairs.sum() for how, values in right.items()}
     resampled = {how: bootstrap(values, pool.pairs) for how, values in right.items()}
-    needs = {}
-    for how in METHODS[1:]:
-        drawn = [share(*curves) for curves in zip(resampled[how], resampled["random"], strict=True)]
-        value = share(found[how].mean(0), found["random"].mean(0))
-        needs[how] = [value, *np.quantile(drawn, (0.025, 0.975)).tolist()]
-        print(name, how, needs[how], flush=True)
+    needs: dict[str, dict[str, list[float]]] = {how: {} for how in METHODS[1:]}
+    for how, told in needs.items():
+        for budget in BUDGETS:
+            drawn = [share(*both, budget) for both in zip(resampled[how], resampled["random"], strict=True)]
+            value = share(found[how].mean(0), found["random"].mean(0), budget)
+            told[str(budget)] = [value, *np.quantile(drawn, (0.025, 0.975)).tolist()]
+        print(name, how, told, flush=True)
     return {"curves": {how: values.tolist() for how, values in found.items()}, "needs": needs}
 
 
@@ -134,14 +136,14 @@ def bootstrap(right: FloatArray, pairs: FloatArray) -> FloatArray:
     return np.einsum("bs,bsr->br", of_seed, by_seed)
 
 
-def share(curve: FloatArray, random: FloatArray) -> float:
-    """Labels that a curve needs for random's final accuracy, as a share of the budget; both are made monotone first."""
+def share(curve: FloatArray, random: FloatArray, budget: int = BUDGET) -> float:
+    """Labels that a curve needs for random's accuracy after the budget, as a share of it; both are made monotone first."""
     mine, theirs = isotonic_regression(curve).x, isotonic_regression(random).x
-    return labels_needed(mine, theirs[-1]) / BUDGET
+    return min(labels_needed(mine, theirs[budget // ROUND - 1]) / budget, 1.0)
 
 
 def labels_needed(curve: Sequence[float], wanted: float) -> float:
-    """Labels, interpolated, after which a curve has reached ``wanted``; more than the budget counts as the budget."""
+    """Labels, interpolated, after which a curve has reached ``wanted``; what it never reaches counts as all labels."""
     for i, value in enumerate(curve):
         if value >= wanted:
             before = curve[i - 1] if i else 0.5
