@@ -39,6 +39,7 @@ from poise.report.tables import markdown_table, number, percent
 from poise.training.heads import HeadData, train_heads
 from poise.training.recipe import Recipe, parse_recipe
 
+WANTED = 0.6  # share of random's labels
 PARTS = ("mislabels", *label_budget.WORLDS)
 REAL = ("hh_harmless_test", "pku_saferlhf_5k")
 FLIPS = (0.2, 0.0)
@@ -206,7 +207,8 @@ def selection_section(found: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         markdown_table(header, rows)
         + f"\nChosen on the first world: `{best}`. On the second it reaches random's final accuracy with "
-        + f"{with_interval(other['needs'][best][final])} of the labels. What it needs for random's accuracy after smaller budgets:\n\n"
+        + f"{with_interval(other['needs'][best][final])} of the labels. At most {percent(WANTED, 0)} was asked: "
+        + f"**{'holds' if other['needs'][best][final][0] <= WANTED else 'does not hold'}**. What it needs for random's accuracy after smaller budgets:\n\n"
         + markdown_table(["budget of random", "world to choose by", "world to report on"], budgets)
         + f"\nIts accuracy minus random's after so many labels: {gains}.\n"
     )

@@ -164,7 +164,8 @@ def conclusions(runs: Sequence[Run]) -> str:
                 holds = higher == len(TAIL) and direction(mean) == 0
                 lines.append(
                     f"- **{name}, {title}, {where}: {'holds' if holds else 'does not hold'}.** Quantiles higher at {higher} of "
-                    f"{len(TAIL)} levels; 5 %: {verdict(tail[0])}; 25 %: {verdict(tail[-1])}; mean: {verdict(mean)}."
+                    f"{len(TAIL)} levels; 5 %: {verdict(tail[0])}; 25 %: {verdict(tail[-1])}; all five on average: "
+                    f"{verdict(np.mean(tail, axis=0).tolist())}; mean: {verdict(mean)}."
                 )
     between = [run["reference"]["disagreement"] ** 2 for run in runs]
     share = [b / (b + run["reference"]["sd_of_answers"] ** 2) for b, run in zip(between, runs, strict=True)]
