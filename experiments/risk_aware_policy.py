@@ -206,7 +206,7 @@ square deviation between the raters of an answer.
 Policies that have gone differently far are not comparable. So each is judged every twelve steps (two answers to every topic), and
 its figures are read where it first is as far from the reference (`distance`, √KL [√nat], exact) as the least far of the three
 gets; at half of that KL; and where it first has a mean that all three get to. The claim is taken to hold where all five quantiles of .05 … .25 over raters
-are higher and the mean shows no difference. Best of {N} by the same utilities has one divergence, whatever the utility.
+are higher and the mean shows no difference; their average was added to the page afterwards and decides nothing. Best of {N} by the same utilities has one divergence, whatever the utility.
 
 Two kinds of people judge, on a page each. Those of the simulated world (`risk_aware_policy.md`) differ in what they want, but about as much
 on one answer as on another, so that hardly anything can be done about it. The others (`--people divided`, `risk_aware_policy_divided.md`) are of one
