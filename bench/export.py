@@ -29,10 +29,10 @@ from poise.backbone import Backbone, BackboneConfig
 from poise.data.records import Message
 from poise.data.simulate import WorldConfig, simulate
 from poise.errors import PoiseError
+from poise.legacy_settings import legacy_settings
 from poise.methods import method_class
 from poise.model import IN_MEMORY, RewardModel
 from poise.publication import export
-from poise.publication.legacy import legacy_settings
 from poise.report.tables import markdown_table
 from poise.scoring import score_file
 

@@ -31,7 +31,7 @@ from poise.backbone import Row, padded_inputs, plan_batches
 from poise.features import Features
 from poise.methods import method_class
 from poise.model import RewardModel
-from poise.reading import _tree, batch_tokens, plan_trees, why_padded
+from poise.reading import batch_tokens, plan_trees, tree, why_padded
 from poise.tree_attention import packed_states, trees
 
 PROMPTS, COMPLETIONS = 4, 8
@@ -125,7 +125,7 @@ def bare(model: RewardModel, prompts: list[str], completions: list[str]) -> Call
     states = torch.randn(len(rows), model.backbone.hidden_size)
     features = Features(states, states)
     if why_padded(model.backbone) is None:
-        packs = [_tree([rows[i] for i in batch])[0] for batch in plan_trees(rows, batch_tokens(model.backbone))]
+        packs = [tree([rows[i] for i in batch]) for batch in plan_trees(rows, batch_tokens(model.backbone))]
 
         def forward() -> None:
             with torch.inference_mode(), trees(network):

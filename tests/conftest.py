@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,19 @@ def tiny_decoder(template: str | None = TEMPLATE, *, pad_is_eos: bool = False, *
         torch.manual_seed(0)
         model = Qwen3Model(config)
     return Backbone(model, tokenizer, BackboneConfig(name=IN_MEMORY, dtype="float32", **options))
+
+
+def on_disk(backbone: Backbone, folder: Path) -> Path:
+    """The folder, with the backbone in it as others would save it."""
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def written(path: Path, rows: Iterable[dict]) -> str:
+    """The path of a JSON lines file with these rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
 
 
 @pytest.fixture(params=["encoder", "decoder"])

@@ -21,7 +21,7 @@ from poise.backbone import QUANTUM, Backbone, BackboneConfig, Row, is_causal, lo
 from poise.data.records import Message
 from poise.errors import BackboneError, ConfigError
 from poise.extraction import extract
-from tests.conftest import tiny_decoder, tiny_encoder
+from tests.conftest import on_disk, tiny_decoder, tiny_encoder
 from tests.test_model import make_model
 
 try:
@@ -167,8 +167,7 @@ def test_an_encoder_decoder_is_refused():
 @pytest.fixture
 def folder(tmp_path):
     backbone = tiny_encoder()
-    backbone.model.save_pretrained(tmp_path)
-    backbone.tokenizer.save_pretrained(tmp_path)
+    on_disk(backbone, tmp_path)
     return tmp_path
 
 

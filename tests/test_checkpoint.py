@@ -20,7 +20,7 @@ from poise.backbone import Backbone, BackboneConfig
 from poise.checkpoint import GOLDEN, HEAD, KEY
 from poise.errors import BackboneError, CheckpointError, PoiseError
 from poise.model import RewardModel
-from tests.conftest import tiny_decoder, tiny_encoder
+from tests.conftest import on_disk, tiny_decoder, tiny_encoder
 from tests.test_model import ANSWERS, PROMPT, equal, make_model
 
 
@@ -35,8 +35,7 @@ def saved(tmp_path) -> Path:
 def referring(tmp_path) -> tuple[Path, Path]:
     """(checkpoint, backbone folder): an encoder that the checkpoint only names."""
     made = tiny_encoder()
-    made.model.save_pretrained(tmp_path / "backbone")
-    made.tokenizer.save_pretrained(tmp_path / "backbone")
+    on_disk(made, tmp_path / "backbone")
     backbone = Backbone.load(BackboneConfig(name=str(tmp_path / "backbone"), dtype="float32", device="cpu"))
     make_model(backbone).save(tmp_path / "model")
     return tmp_path / "model", tmp_path / "backbone"

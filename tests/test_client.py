@@ -84,6 +84,16 @@ def test_neighbours_with_one_prompt_are_a_group(ask):
     assert [row.group for row in said.rows] == [0, 0, 1, 2]
 
 
+def test_named_messages_are_mappings_wherever_they_stand(ask):
+    server, asked, said = Server(), Message("user", "q"), Message("assistant", "a")
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    inputs = [{"messages": (asked, said)}, {"prompt": [asked], "responses": [[said]]}, {"token_ids": (3, 4)}]
+    ask(server, lambda client: client.rewards_of(inputs))
+    messages, pair, ids = server.bodies[0]["inputs"]
+    assert (messages, ids) == ({"messages": turns}, {"token_ids": [3, 4]})
+    assert pair == {"prompt": turns[:1], "responses": [turns[1:]]}
+
+
 def test_long_lists_are_sent_in_parts_cut_between_groups(ask):
     server = Server()
     prompts = [f"prompt {i // 30}" for i in range(150)]
@@ -141,7 +151,14 @@ def test_a_refusal_is_raised_as_it_was_there(ask, kind, raised):
         ask(Server(refusal), scores)
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"data": [{"score": 1}]}', b'{"data": [{}, {}]}', b"null"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"<html>", b"[]", b'{"data": [{"score": 1}]}', b'{"data": [{}, {}]}', b"null"),
+        *(b'{"data": [1.5, 2.5]}', b'{"data": [{"score": 1}, {"score": null}]}', b'{"data": {"score": 1}}'),
+        b'{"data": [{"score": 1}, {"score": 2}], "family": {"name": "gaussian"}}',
+    ],
+)
 def test_an_answer_that_is_none_is_an_error(ask, answer):
     with pytest.raises(ServerError, match="is this a reward server"):
         ask(Server(httpx.Response(200, content=answer)), scores)
@@ -160,6 +177,8 @@ def test_key_model_and_a_route_of_ones_own(ask):
 def test_what_cannot_be_meant_is_refused_before_anything_is_sent(ask):
     with pytest.raises(ConfigError, match="give http://HOST:PORT"):
         Client("localhost:8000")
+    with pytest.raises(ConfigError, match="'http://localhost:PORT' is no address"):
+        Client("http://localhost:PORT")
     with pytest.raises(ConfigError, match="2 prompts for 3 responses"):
         ask(Server(), lambda client: client.rewards(["p", "q"], ["a", "b", "c"]))
 

@@ -23,17 +23,14 @@ def pair(prompt: str, chosen: str, rejected: str, row: int = 0) -> Preference:
 
 
 def test_each_response_stands_once_and_pairs_are_its_row_numbers():
-    backbone = tiny_decoder()
     pairs = [pair("why", "fox", "egg", 1), pair("why", "egg", "sea", 2), pair("how", "fox", "egg", 3)]
-    data = pair_features(backbone, pairs)
+    data = pair_features(tiny_decoder(), pairs)
     assert data.pairs.tolist() == [[0, 1], [1, 2], [3, 4]]
     assert len(data.features) == 5
     assert len(data) == 3
     assert data.preferences == tuple(pairs)
     assert len(set(data.prompts)) == 2
     assert (data.truncated, data.dropped) == (0, ())
-    texts = [(pairs[0].prompt, pairs[0].chosen), (pairs[1].prompt, pairs[1].rejected)]
-    assert data.tokens > sum(len(e.ids) for e in backbone.encode(texts))
     assert torch.equal(data.targets().label, torch.ones(3))
 
 

@@ -21,7 +21,7 @@ from poise.features import Features
 from poise.methods.ordinal import Ordinal, OrdinalConfig
 from poise.model import IN_MEMORY, RewardModel
 from poise.readout import DIGITS, TokenHead, instruction_for
-from tests.conftest import TEMPLATE, tiny_decoder, tiny_encoder, tiny_tokenizer
+from tests.conftest import TEMPLATE, on_disk, tiny_decoder, tiny_encoder, tiny_tokenizer
 from tests.test_backbone import texts_for
 
 ASK = "how good is it"
@@ -106,8 +106,7 @@ def test_a_model_in_memory_has_the_head_that_it_shares(tmp_path):
 
 def test_a_folder_without_the_head_is_refused_not_drawn(tmp_path):
     made = tiny_decoder()
-    made.model.save_pretrained(tmp_path)
-    made.tokenizer.save_pretrained(tmp_path)
+    on_disk(made, tmp_path)
     with pytest.raises(BackboneError, match=r"lacks 1 weights \(first: lm_head"):
         load(tmp_path)
     assert load(tmp_path, ()).config.readout == "auto"

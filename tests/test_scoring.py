@@ -12,30 +12,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-import torch
 
 from poise import scoring
 from poise.errors import DataError
 from poise.methods import method_class
 from poise.model import RewardModel
 from poise.scoring import BatchScorer, score_file, survey
-from tests.conftest import tiny_encoder
+from tests.conftest import tiny_encoder, written
+from tests.test_model import make_model
 
 
 @pytest.fixture(scope="module")
 def model() -> RewardModel:
-    backbone = tiny_encoder()
-    method = method_class("drpo")(method_class("drpo").Config(), backbone.hidden_size)
-    torch.manual_seed(0)
-    torch.nn.init.normal_(next(method.parameters()))
-    return RewardModel(backbone, method)
+    return make_model(tiny_encoder())
 
 
 @pytest.fixture
 def source(tmp_path) -> str:
     rows = [{"prompt": f"How do I boil {i} eggs?", "responses": ["In water.", f"No idea, {i}."]} for i in range(20)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(tmp_path / "rows.jsonl")
+    return written(tmp_path / "rows.jsonl", rows)
 
 
 def test_a_file_is_scored_as_predict_scores_its_texts(model, source, tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ def commands_page() -> str:
         [
             "# Command line\n",
             "Made from the commands by `scripts/docs`. Errors are one message on stderr and exit code 2; an interrupt is 130.\n",
+            "`poise --install-completion` lets the shell in use (bash, zsh, fish or PowerShell) complete commands and options "
+            "with the tab key from its next start on; `poise --show-completion` prints the script instead, for a start-up file.\n",
             table(["", "command", "what it does"], index),
             *(section(name, command) for name, command in found.items()),
         ]

@@ -1,8 +1,8 @@
 """A Hugging Face encoder or decoder: token ids → ``Features``, one forward pass for prompt and response states.
 
-In ``Backbone.states`` a row's padded length depends on that row alone (the next multiple of ``QUANTUM``), and a batch holds rows of one padded
-length only. So the kernels see the same shapes per row whatever else is scored with it: the same text gives the same
-state alone and in any batch, in bfloat16 too, and hardly anything is computed on padding.
+In ``Backbone.states`` a row's padded length depends on that row alone (the next multiple of ``QUANTUM``), and a batch
+holds rows of one padded length only. So the kernels see the same shapes per row whatever else is scored with it: the same
+text gives the same state alone and in any batch, in bfloat16 too, and hardly anything is computed on padding.
 """
 
 from __future__ import annotations

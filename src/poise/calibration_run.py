@@ -28,8 +28,8 @@ from poise.evaluation.items import flat_texts
 from poise.evaluation.metrics.rows import FloatArray
 from poise.evaluation.predictions import SetPredictions
 from poise.evaluation.result import Record
+from poise.evaluation.scalars import SetPairs
 from poise.evaluation.sets import EvaluationSet, kind_of
-from poise.evaluation.suite import pair_rows
 from poise.extraction import Progress
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
@@ -179,18 +179,17 @@ def _predicted(scorer: Own, one: EvaluationSet) -> SetPredictions:
 
 def _pair_evidence(sets: Sequence[SetPredictions]) -> tuple[PairEvidence, list[object]]:
     """Every pair of every set, and the records that the beliefs are about."""
-    firsts, seconds, labels, prompts = [], [], [], []
+    pairs = [SetPairs.of(one) for one in sets]
     records: list[object] = []
-    for one in sets:
-        pairs, first, second = pair_rows(one)
-        firsts.append(first)
-        seconds.append(second)
-        for i, a, b in pairs:
+    for one, known in zip(sets, pairs, strict=True):
+        for (i, a, b), label in zip(known.rows, known.label.tolist(), strict=True):
             item = one.items[i]
-            labels.append(float(item.meta.get("p_better", 1.0)))
-            prompts.append(prompt_key(item.prompt))
-            records.append((item.prompt, item.responses[a], item.responses[b], labels[-1]))
-    first, second = (RewardDistribution.concatenate(parts) for parts in (firsts, seconds))
+            records.append((item.prompt, item.responses[a], item.responses[b], label))
+    first, second = (
+        RewardDistribution.concatenate([getattr(one, side) for one in pairs]) for side in ("better", "worse")
+    )
+    labels = np.concatenate([one.label for one in pairs]).tolist()
+    prompts = [key for one, known in zip(sets, pairs, strict=True) for key in known.prompts(one.items)]
     return PairEvidence.of(first, second, labels, prompts), records
 
 

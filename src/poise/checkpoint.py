@@ -25,6 +25,7 @@ from torch import Tensor
 from poise import output
 from poise.calibration import Calibration
 from poise.errors import CheckpointError
+from poise.legacy_settings import legacy_settings
 from poise.version import __version__
 
 SCHEMA_VERSION = 2
@@ -108,7 +109,7 @@ def write(
         save_backbone(temporary)
         path = temporary / CONFIG
         config = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
-        config |= _legacy_keys(config) | {KEY: metadata.model_dump(mode="json")}
+        config |= legacy_settings(config) | {KEY: metadata.model_dump(mode="json")}
         path.write_text(_json(config), encoding="utf8")
         if head:
             save_file({name: tensor.contiguous() for name, tensor in head.items()}, temporary / HEAD)
@@ -127,17 +128,6 @@ def recalibrate(folder: Path, calibration: Calibration | None) -> None:
 
 def _json(config: dict[str, Any]) -> str:
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-
-
-def _legacy_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 4 and the engines built on it read instead: without them, they silently take other positions."""
-    legacy = {"torch_dtype": config["dtype"]} if "dtype" in config else {}
-    rope = config.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-        plain = scaling.get("rope_type", "default") == "default"
-        legacy |= {"rope_theta": rope["rope_theta"], "rope_scaling": None if plain else scaling}
-    return legacy
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -162,6 +152,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
+        output.settle(temporary)
         if folder.exists():
             folder.rename(old)
         try:

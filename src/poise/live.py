@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from poise.backbone import COUNTS_FROM_PAD, Backbone, Row, plan_batches, prompt_row
+from poise.backbone import COUNTS_FROM_PAD, Backbone, Row, padded_inputs, plan_batches, prompt_row
 from poise.data.chat import Encoded
 from poise.data.packing import Packed, pack
 from poise.errors import BackboneError
@@ -112,16 +112,11 @@ class LiveBackbone(nn.Module):
     def _padded(self, rows: list[Row], responses: int, prompts: list[int | None]) -> Rows:
         inputs, places, start = [], [range(0)] * len(rows), 0
         for batch in plan_batches(rows, self.max_length, self.budget):
-            width = max(len(rows[i].ids) for i in batch)
-            ids, mask, kinds = torch.zeros(3, len(batch), width, dtype=torch.long).unbind()
-            for n, i in enumerate(batch):
-                size = len(rows[i].ids)
-                ids[n, :size], mask[n, :size] = torch.tensor(rows[i].ids), 1
-                kinds[n, rows[i].prompt_length : size] = 1
-                places[i] = range(start + n * width, start + n * width + size)
-            start += len(batch) * width
-            given = {"input_ids": ids, "attention_mask": mask}
-            inputs.append(given | {"token_type_ids": kinds} if self.segments else given)
+            inputs.append(padded_inputs([rows[i] for i in batch], self.max_length, segments=self.segments))
+            width = inputs[-1]["input_ids"].shape[1]
+            for i in batch:
+                places[i] = range(start, start + len(rows[i].ids))
+                start += width
         return self._rows(tuple(inputs), None, rows, places, responses, prompts)
 
     def _rows(

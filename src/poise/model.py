@@ -18,7 +18,7 @@ from poise.checkpoint import GoldenScore
 from poise.data import rows
 from poise.data.chat import Encoded
 from poise.data.ratings import Scales
-from poise.data.records import Message, Text
+from poise.data.records import Message, Text, as_messages
 from poise.distributions import RewardDistribution
 from poise.errors import CheckpointError, ConfigError, DataError, unknown_choice
 from poise.extraction import Progress, extract
@@ -162,8 +162,8 @@ class RewardModel:
     def _text(self, prompt: Any, response: Any, number: int) -> tuple[Text, Text]:
         try:
             given = rows.text(prompt, "prompt")
-            if self.conversational and isinstance(given, str):
-                given = (Message("user", given),)
+            if self.conversational:
+                given = as_messages(given, "user")
             return rows.aligned(given, rows.text(response, "response"))
         except rows.RowError as error:
             raise DataError(f"response {number}: {error}") from None

@@ -41,6 +41,12 @@ def checkpoint_in(folder: str | Path) -> Path:
     return path / CHECKPOINT if (path / CHECKPOINT).is_dir() else path
 
 
+def run_of(folder: str | Path) -> Path:
+    """The run folder that a checkpoint lies in, else the folder itself; absolute, so that it has a name."""
+    path = Path(os.path.abspath(folder))
+    return path.parent if path.name == CHECKPOINT else path
+
+
 def write(folder: Path, parts: ModelParts, family: RewardDistribution, golden: list[GoldenScore]) -> None:
     """Write a checkpoint, whole or not at all; ``family`` is any uncalibrated prediction."""
     backbone, method = parts.backbone, parts.method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -39,12 +40,21 @@ def check_file(out: Path) -> None:
     check_writable(out.absolute().parent)
 
 
+def settle(place: Path) -> None:
+    """Wait until a file, or every file of a folder, is on disk: no rename may get there before what it names."""
+    for path in [place] if place.is_file() else place.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
     """A temporary file that takes the place of ``out`` when the block succeeds and vanishes when it fails."""
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield temporary
+        settle(temporary)
         temporary.replace(out)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error}); choose another file") from None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from poise.backbone import Backbone
 from poise.data.batch import Targets
-from poise.data.chat import MEND_ROLES, SHORTEN, Encoded
-from poise.data.load import BadRow, bad_rows_error
+from poise.data.chat import Encoded
+from poise.data.load import BadRow, require_readable
 from poise.data.records import Preference, Text
 from poise.data.splits import prompt_key
 from poise.errors import DataError
@@ -68,8 +68,7 @@ class PairFeatures(Pairs):
     preferences: tuple[Preference, ...]
     dropped: tuple[BadRow, ...] = ()
     truncated: int = 0
-    tokens: int = 0
-    prompts: tuple[str, ...] = field(default=())
+    prompts: tuple[str, ...] = ()
 
 
 def encode_pairs(backbone: Backbone, preferences: Sequence[Preference]) -> PairTexts:
@@ -81,12 +80,7 @@ def encode_pairs(backbone: Backbone, preferences: Sequence[Preference]) -> PairT
     texts = list(dict.fromkeys(t for p in preferences for t in ((p.prompt, p.chosen), (p.prompt, p.rejected))))
     encoded = dict(zip(texts, backbone.encode(texts), strict=True))
     kept, dropped = _usable(preferences, encoded)
-    refused = [bad for bad in dropped if bad.remedy == MEND_ROLES]
-    if refused:
-        raise bad_rows_error(refused, "a row that the chat template refuses is never left out silently")
-    too_long = [bad for bad in dropped if bad.remedy == SHORTEN]
-    if too_long and backbone.config.truncate == "error":
-        raise bad_rows_error(too_long, "or set backbone.truncate=prompt (cut prompts) or drop (leave such pairs out)")
+    require_readable(dropped, backbone.config.truncate)
     if not kept:
         first = f"; the first of {len(dropped)} problems: {dropped[0]}" if dropped else ""
         raise DataError(f"no usable pair is left{first}")
@@ -119,7 +113,6 @@ def pair_features(
         preferences=found.preferences,
         dropped=found.dropped,
         truncated=found.truncated,
-        tokens=sum(len(text.ids) for text in found.texts),
         prompts=found.prompts,
     )
 

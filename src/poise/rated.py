@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from poise.backbone import Backbone
 from poise.data.chat import Encoded
-from poise.data.load import BadRow, bad_rows_error
+from poise.data.load import BadRow, require_readable
 from poise.data.ratings import Ratings, Scales
 from poise.data.records import Rating, Text
 from poise.data.splits import prompt_key
@@ -21,8 +21,8 @@ from poise.features import Features
 class RatedTexts:
     """R rated responses: ``texts`` [R], ``ratings`` [R, A, J] with one column per entry of ``scales``.
 
-    ``keys`` [R] number the prompts: texts with equal keys answer the same one. ``records`` are those that were kept, in order, ``prompts`` [R] their split keys; ``dropped`` says which were not kept
-    and why.
+    ``keys`` [R] number the prompts: texts with equal keys answer the same one. ``records`` are those that were kept, in
+    order, ``prompts`` [R] their split keys; ``dropped`` says which were not kept and why.
     """
 
     texts: tuple[Encoded, ...]
@@ -61,7 +61,8 @@ class RatedFeatures:
 def encode_ratings(backbone: Backbone, records: Sequence[Rating], scales: Scales) -> RatedTexts:
     """Encode and check. Responses that do not fit, or are rated on nothing in ``scales``, are dropped and named.
 
-    Raises ``DataError`` where the backbone's ``truncate`` is ``error`` and a text is too long, and where none is left.
+    Raises ``DataError`` where the chat template refuses a text's roles, for over-long texts where the backbone's
+    ``truncate`` is ``error``, and where none is left.
     """
     encoded = backbone.encode([(r.prompt, r.response) for r in records])
     kept, dropped = [], []
@@ -73,8 +74,7 @@ def encode_ratings(backbone: Backbone, records: Sequence[Rating], scales: Scales
             dropped.append(BadRow(record.source, record.row, f"no rating of {wanted}", "rate it or remove the row"))
         else:
             kept.append(number)
-    if backbone.config.truncate == "error" and any(text.problem for text in encoded):
-        raise bad_rows_error(dropped, "or set backbone.truncate=prompt (cut prompts) or drop (leave such rows out)")
+    require_readable(dropped, backbone.config.truncate)
     if not kept:
         first = f"; the first of {len(dropped)} problems: {dropped[0]}" if dropped else ""
         raise DataError(f"no usable rated response is left{first}")

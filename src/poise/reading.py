@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.backbone import Backbone, Row, plan_batches
-from poise.data.packing import Group, Packed
+from poise.data.packing import Packed, laid_out
 from poise.features import Pooling
 from poise.tree_attention import packed_states, self_test, trees
 
@@ -58,12 +58,9 @@ def batch_tokens(backbone: Backbone) -> int:
 
 def plan_trees(rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
     """Row numbers in batches of at most ``budget`` unique tokens, rows of one prompt together, longest first."""
-    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        members[row.ids[: row.prompt_length]].append(number)
     batch: list[int] = []
     size = 0
-    for prompt, group in sorted(members.items(), key=lambda m: -max(len(rows[i].ids) for i in m[1])):
+    for prompt, group in sorted(_by_prompt(rows).items(), key=lambda m: -max(len(rows[i].ids) for i in m[1])):
         fresh = len(prompt)
         for number in group:
             own = len(rows[number].ids) - len(prompt)
@@ -77,38 +74,29 @@ def plan_trees(rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
 
 
 def _tree_states(backbone: Backbone, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    packed, prompts, own = _tree(rows)
+    packed = tree(rows)
+    places = [span for _, span in sorted(zip(packed.order, packed.spans, strict=True))]
     # an outer autocast would compute other states than the dtype says, and they would stay in the cache
     with torch.inference_mode(), torch.autocast(backbone.device.type, enabled=False):
         states = packed_states(backbone.model, packed, use_cache=False)
-        text = torch.stack([_pooled(states, *places, backbone.pooling) for places in zip(prompts, own, strict=True)])
-        ends = torch.tensor([max(place.stop - 1, 0) for place in prompts], device=states.device)
+        text = torch.stack([_pooled(states, *place, backbone.pooling) for place in places])
+        ends = torch.tensor([max(shared.stop - 1, 0) for shared, _ in places], device=states.device)
         prompt = states[ends].float()
-        prompt[[not len(place) for place in prompts]] = 0.0  # no prompt, no state
+        prompt[[not len(shared) for shared, _ in places]] = 0.0  # no prompt, no state
     return text.cpu(), prompt.cpu()
 
 
-def _tree(rows: Sequence[Row]) -> tuple[Packed, list[range], list[range]]:
-    """One packed row, and the places of each text's prompt and of its own tokens in it."""
+def tree(rows: Sequence[Row]) -> Packed:
+    """One packed row, each prompt once and before all that follow it."""
+    return laid_out(rows, [(len(prompt), group) for prompt, group in _by_prompt(rows).items()])
+
+
+def _by_prompt(rows: Sequence[Row]) -> dict[tuple[int, ...], list[int]]:
+    """Row numbers by the tokens of their prompt."""
     members: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         members[row.ids[: row.prompt_length]].append(number)
-    ids: list[int] = []
-    positions: list[int] = []
-    prompts, own = [range(0)] * len(rows), [range(0)] * len(rows)
-    for prompt, group in members.items():
-        shared = range(len(ids), len(ids) + len(prompt))
-        ids += prompt
-        positions += range(len(prompt))
-        for number in group:
-            tail = rows[number].ids[len(prompt) :]
-            prompts[number], own[number] = shared, range(len(ids), len(ids) + len(tail))
-            ids += tail
-            positions += range(len(prompt), len(prompt) + len(tail))
-    groups = tuple(Group(len(prompt), tuple(len(own[i]) for i in group)) for prompt, group in members.items())
-    order = tuple(number for group in members.values() for number in group)
-    packed = Packed(torch.tensor(ids), torch.tensor(positions), groups, order, tuple(len(prompts[i]) for i in order))
-    return packed, prompts, own
+    return members
 
 
 def _pooled(states: Tensor, prompt: range, own: range, pooling: Pooling) -> Tensor:

@@ -23,6 +23,7 @@ import yaml
 from poise.data.records import Preference, Rating
 from poise.data.splits import prompt_number
 from poise.errors import CheckpointError, ConfigError
+from poise.model_folder import run_of
 from poise.output import check_new_folder, check_writable, replacing
 from poise.training.material import HeadData, TextData
 from poise.training.recipe import Recipe, read_recipe
@@ -109,8 +110,7 @@ def clear_state(folder: Path) -> None:
 
 def train_prompts(folder: Path) -> set[int]:
     """Hashes of the prompts a run was trained on; empty where the folder does not know them."""
-    run = folder.absolute().parent if folder.absolute().name == CHECKPOINT else folder
-    path = run / PROMPTS
+    path = run_of(folder) / PROMPTS
     try:
         return set(np.load(path, allow_pickle=False).tolist()) if path.exists() else set()
     except (OSError, ValueError, EOFError) as error:

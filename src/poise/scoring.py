@@ -22,7 +22,7 @@ import torch
 from poise import processes
 from poise.data.chat import SHORTEN, Encoded
 from poise.data.load import BadRow, Candidate, bad_rows_error, iter_candidates
-from poise.data.records import Message, Text
+from poise.data.records import Text, as_messages
 from poise.data.rows import aligned
 from poise.errors import DataError
 from poise.evaluation.belief_table import REWARD, belief_columns, belief_facts
@@ -61,7 +61,7 @@ def survey(model: RewardModel, source: str, on_bad: str = "error") -> Survey:
     bad: list[BadRow] = []
     found = 0
     for block in _blocks(source, bad):
-        texts, unfit = _encoded(model, block, source)
+        texts, unfit = encoded_candidates(model, block, source)
         bad += unfit
         found += len(texts)
     bad.sort(key=lambda one: one.row)
@@ -95,7 +95,7 @@ def score_file(
         written.append(path)
         if number % processes.count() != processes.number():
             continue
-        texts, _ = _encoded(model, block, source)
+        texts, _ = encoded_candidates(model, block, source)
         if texts and not path.exists():
             with replacing(path) as temporary:
                 pyarrow.parquet.write_table(_table(texts, _groups(block), model, utilities, cache), temporary)
@@ -170,10 +170,10 @@ def _blocks(source: str, bad: list[BadRow]) -> Iterator[list[Candidate]]:
         yield block
 
 
-def _encoded(
+def encoded_candidates(
     model: RewardModel, candidates: Sequence[Candidate], source: str
 ) -> tuple[list[tuple[Candidate, Encoded]], list[BadRow]]:
-    """(what can be scored, what does not fit)."""
+    """(what can be scored, what does not fit): candidates with their token ids, as ``model`` reads them."""
     encoded = model.backbone.encode([_meant(c.prompt, c.response, model.conversational) for c in candidates])
     pairs = list(zip(candidates, encoded, strict=True))
     unfit = [
@@ -233,7 +233,7 @@ def _digest(facts: str, block: Sequence[Candidate]) -> str:
 def _meant(prompt: Text, response: Text, conversational: bool) -> tuple[Text, Text]:
     """Plain strings as the model was trained to read them."""
     if conversational and isinstance(prompt, str):
-        return aligned((Message("user", prompt),), response)
+        return aligned(as_messages(prompt, "user"), response)
     return prompt, response
 
 

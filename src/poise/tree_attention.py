@@ -33,13 +33,12 @@ def tree_attention(
     packed: Packed | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    dropout: float = 0.0,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row: query, key, value [1, heads, T, D] → [1, T, heads, D].
 
     The signature is transformers'. Causal where ``module.is_causal`` says so; each segment is one attention of its own
-    tokens to prefix + own tokens, causal from the end.
+    tokens to prefix + own tokens, causal from the end. Attention weights are never dropped out, whatever the model's settings.
     """
     assert packed is not None
     assert query.shape[0] == 1
@@ -141,8 +140,6 @@ def refusal(model: Any) -> str | None:
         return f"it has layers of another kind ({', '.join(sorted(others))})"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be exchanged"
-    if getattr(settings, "attention_dropout", 0.0) and model.training:
-        return "it drops out attention weights"
     return None
 
 

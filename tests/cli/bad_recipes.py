@@ -141,6 +141,11 @@ KEYS = [
         changed(method={"name": "drpo", "reference": "previous_stage"}),
         ("stages.0 is the first stage", "put a stage before it"),
     ),
+    Case(
+        "gate before the attributes",
+        changed(method={"name": "qrm", "objective": "gate"}, stages=[{}]),
+        ("stages.0 is the first stage", "put a stage before it"),
+    ),
     Case("negative seed", changed(seed=-1), ("seed is -1", "between 0")),
     Case("seed too large", changed(seed=2**80), ("seed is 1208925819614629174706176", "between 0")),
     Case("name that is a path", changed(name="../elsewhere"), ("name is '../elsewhere'", "name a folder")),

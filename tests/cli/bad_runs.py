@@ -156,6 +156,16 @@ OUTPUTS = [
         "a set named twice", lambda p: ["evaluate", p.run, "--on", "pairs:a,pairs:a"], ("named twice", "name each once")
     ),
     Case(
+        "copies of a benchmark",
+        lambda p: ["evaluate", p.run, "--on", "reward_bench,reward_bench=copy"],
+        ("named twice", "name each once"),
+    ),
+    Case(
+        "saved predictions beside a model and data",
+        lambda p: ["evaluate", "other", "data.jsonl", "--from", "found"],
+        ("--from found needs neither a model nor data", "leave out other, pairs:data.jsonl"),
+    ),
+    Case(
         "predictions that are none", lambda p: ["evaluate", "--from", p.data()], ("data.jsonl", "poise evaluate wrote")
     ),
     Case(
@@ -172,6 +182,12 @@ OUTPUTS = [
             p.data(),
         ],
         ("f.py:score gave", "one finite number"),
+        loads=True,
+    ),
+    Case(
+        "a function that gives words",
+        lambda p: ["evaluate", f"{p.write('f.py', 'def score(p, r): return list(chr(97) * len(r))')}:score", p.data()],
+        ("f.py:score gave scores that are no numbers", "give one per response"),
         loads=True,
     ),
     Case("a comparison of one", lambda p: ["compare", p.folder], ("two evaluations or more", "poise evaluate --out")),

@@ -113,14 +113,15 @@ def test_data_of_the_hub_are_not_downloaded(place, tmp_path, monkeypatch):
         "backbone": "Qwen/Qwen3-0.6B",
         "data": {"train": ["named:skywork-80k-v0.2"], "ratings": ["named:helpsteer2"]},
     }
-    recipe = place.recipe({**changes, "method": {"name": "qrm"}, "stages": [{"method": {"objective": "gate"}}]})
+    stages = [{"name": name, "method": {"objective": name}} for name in ("quantiles", "gate")]
+    recipe = place.recipe({**changes, "method": {"name": "qrm"}, "stages": stages})
     outcome = poise("train", recipe, "--dry-run")
     assert outcome.code == 0, outcome.err
     assert "say --assume pairs=…,tokens=…,ratings=… for steps and time" in outcome.out
     assert "time: about ?" in outcome.out
     found = planned(recipe, "--assume", "pairs=1000,tokens=100,ratings=500,tflops=10")
     assert (found["data"]["training"], found["data"]["evaluation"]) == (800, 200)
-    assert found["stages"][0]["steps"] == 5 * 7
+    assert found["stages"][1]["steps"] == 5 * 7
     assert found["seconds"] == pytest.approx(2 * 440e6 * 100 * 1250 / (10e12 * 0.4), rel=0.01)
 
 

@@ -63,6 +63,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_goes_on(name, place, once_
         ("poise.cli.best_of_n.select_from_file", ["best-of-n", "RUN", "DATA", "--out", "b.jsonl"], "what is missing"),
         ("poise.cli.export.export", ["export", "RUN", "--out", "exported", "--form", "poise"], "starts anew"),
         ("poise.cli.evaluate.score_sets", ["evaluate", "RUN", "DATA"], "with --out FOLDER the scores are kept"),
+        ("poise.cli.evaluate.measure", ["evaluate", "RUN", "DATA", "--out", "e"], "poise evaluate --from e"),
         ("poise.run.train", ["demo", "--out", "demo", "--pairs", 20], "remove demo and start again"),
         ("poise.cli.compare.compare", ["compare", "a", "b"], "interrupted"),
     ],

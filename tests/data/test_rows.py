@@ -161,6 +161,15 @@ def test_ratings_in_the_three_forms():
         "b": (1.0, 5.0),
     }
     assert rows.rating(base | {"ratings": 4, "scale": [1, 5]}).scale == (1.0, 5.0)
+    assert rows.rating(base | {"ratings": None, "attributes": {"a": 3}}).ratings == {"a": (3.0,)}
+
+
+def test_annotators_are_a_list_of_names():
+    base = {"prompt": "p", "response": "r", "ratings": [1, 2]}
+    assert rows.rating(base | {"annotators": ["x", 4]}).annotators == ("x", "4")
+    for given in (5, "bob"):
+        with pytest.raises(rows.RowError, match=r"'annotators' is .*; give a list"):
+            rows.rating(base | {"annotators": given})
 
 
 def test_rankings_become_all_pairs(tmp_path):
@@ -168,6 +177,12 @@ def test_rankings_become_all_pairs(tmp_path):
     path.write_text('{"prompt": "p", "responses": ["a", "b", "c"], "ranks": [2, 1, 2]}\n')
     pairs = load_preferences(path).records
     assert [(p.chosen, p.rejected, p.label) for p in pairs] == [("b", "a", 1.0), ("a", "c", 0.5), ("b", "c", 1.0)]
+
+
+def test_responses_of_two_kinds_do_not_make_a_ranking():
+    """The pair would keep a plain prompt, behind which a message is not read."""
+    with pytest.raises(rows.RowError, match="'responses' are of different kinds"):
+        rows.ranking({"prompt": "p", "responses": ["a", [GOOD]], "ranks": [1, 2]})
 
 
 def test_all_readers_give_the_same_records(tmp_path):

@@ -58,3 +58,4 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], level
 
 def test_holm_worked() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
@@ -20,7 +21,7 @@ from poise.evaluation import harness
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.benchmark import Item
 from poise.evaluation.bootstrap import PromptBootstrap
-from poise.evaluation.compare import compare, holm
+from poise.evaluation.compare import compare
 from poise.evaluation.items import item_json, item_of, text_json
 from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
 from poise.evaluation.predictions import Scored, SetFacts, read
@@ -138,6 +139,20 @@ def test_ratings_are_measured_where_there_is_a_belief_and_ordered_where_there_is
     assert 0.3 < by_name["q"].metrics["w1"].value < 3.5
 
 
+def test_an_attribute_may_be_called_as_the_rewards_are(tmp_path):
+    one = ratings_set()
+    items = tuple(replace(item, meta={"ratings": {REWARD: item.meta["ratings"]["q"]}}) for item in one.items)
+    (found,) = measure(harness.score_sets(Drawn(), [replace(one, items=items)], tmp_path), resamples=20).sets
+    assert [(rating.attribute, rating.known) for rating in found.ratings] == [(REWARD, False)]
+
+
+def test_ratings_on_several_scales_are_refused(tmp_path):
+    one = ratings_set()
+    other = replace(one.items[-1], meta={**one.items[-1].meta, "scale": [0, 100]})
+    with pytest.raises(DataError, match=r"the ratings of 'q' have the scales \[\(0, 100\), \(1, 5\)\]"):
+        measure(harness.score_sets(Drawn(), [replace(one, items=(*one.items[:-1], other))], tmp_path))
+
+
 def test_choosing_by_reward_and_what_rewards_follow(tmp_path):
     """A scorer that counts characters: best-of-n gains where ratings grow with length, and its bias is 1."""
 
@@ -246,6 +261,12 @@ def test_a_real_difference_stands_and_its_sign_is_that_of_the_second_scorer(tmp_
     assert compare(predictions).verdict.endswith("The others are not significant.")
 
 
+def test_scorers_of_one_name_are_told_apart(tmp_path):
+    one = harness.score_sets(Drawn(), [pairs_set()], tmp_path / "a")
+    named = {(d.reference, d.scorer) for d in compare([one, one, one], resamples=10).differences}
+    assert named == {("drawn", "drawn (2)"), ("drawn", "drawn (3)")}
+
+
 def test_other_rows_cannot_be_compared(tmp_path):
     one = harness.score_sets(Drawn(), [pairs_set()], tmp_path / "a")
     other = harness.score_sets(Drawn(), [pairs_set(20)], tmp_path / "b")
@@ -253,11 +274,6 @@ def test_other_rows_cannot_be_compared(tmp_path):
         compare([one, other])
     with pytest.raises(DataError, match="share no set"):
         compare([one, harness.score_sets(Drawn(), [ratings_set()], tmp_path / "c")])
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_the_bootstrap_p_value_is_uniform_under_the_null():

@@ -14,12 +14,12 @@ from poise.features import Features
 from poise.methods.bandit import (
     Bandit,
     BanditConfig,
-    BanditOutput,
     meta_rewards,
     normal_log_prob,
     standardised,
     wins_by_rank,
 )
+from poise.methods.belief_heads import Belief
 
 PHI = torch.special.ndtr
 
@@ -33,7 +33,7 @@ def policy(mu_w, sigma_w, mu_l, sigma_l, pairs: int = 1, dtype=torch.float64):
     parameters = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in (mu_w, sigma_w, mu_l, sigma_l)]
     mean = torch.stack([parameters[0], parameters[2]]).repeat(pairs)
     std = torch.stack([parameters[1], parameters[3]]).repeat(pairs)
-    return parameters, BanditOutput(Gaussian(mean, std))
+    return parameters, Belief(Gaussian(mean, std))
 
 
 def loss(config, output, pairs, label=1.0, seed=0, reference=None):
@@ -235,6 +235,6 @@ def test_identical_responses_are_not_driven_apart():
     pairs = 200_000
     config = BanditConfig(samples=8, kappa=0.05, beta=0.0, standardize="none")
     mu = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    output = BanditOutput(Gaussian(mu.expand(2 * pairs), torch.ones(2 * pairs, dtype=torch.float64)))
+    output = Belief(Gaussian(mu.expand(2 * pairs), torch.ones(2 * pairs, dtype=torch.float64)))
     (gradient,) = torch.autograd.grad(loss(config, output, pairs)["policy"], mu)
     assert abs(gradient.item()) < 1e-3

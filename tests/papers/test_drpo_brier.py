@@ -13,7 +13,8 @@ from poise.distributions import Gaussian
 from poise.errors import ConfigError
 from poise.evaluation import metrics
 from poise.features import Features
-from poise.methods.bandit import Bandit, BanditConfig, BanditOutput
+from poise.methods.bandit import Bandit, BanditConfig
+from poise.methods.belief_heads import Belief
 
 BRIER = {"meta_reward": "brier", "kappa": 0.0, "standardize": "none"}
 
@@ -30,7 +31,7 @@ def sampled_gradient(values, label: float, pairs: int, **options) -> list[float]
     parameters = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
     reward = Gaussian(torch.stack(parameters[0::2]).repeat(pairs), torch.stack(parameters[1::2]).repeat(pairs))
     method = Bandit(BanditConfig(beta=0.0, **options), 2).double()
-    term = method.loss(BanditOutput(reward), batch_of(torch.full((pairs,), label, dtype=torch.float64)))["policy"]
+    term = method.loss(Belief(reward), batch_of(torch.full((pairs,), label, dtype=torch.float64)))["policy"]
     return [-g.item() for g in torch.autograd.grad(term, parameters)]
 
 

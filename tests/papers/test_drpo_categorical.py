@@ -11,7 +11,8 @@ from poise.data.batch import Batch, Targets
 from poise.distributions import Categorical
 from poise.errors import ConfigError
 from poise.features import Features
-from poise.methods.bandit import Bandit, BanditConfig, BanditOutput, log_prob
+from poise.methods.bandit import Bandit, BanditConfig, log_prob
+from poise.methods.belief_heads import Belief
 
 CATEGORICAL = {"head": "categorical", "bins": 5}
 
@@ -31,7 +32,7 @@ def run(config, given, pairs, reference=None):
     targets = Targets(*(getattr(certain, n).double() for n in certain.__dataclass_fields__))
     rows = torch.arange(2 * pairs).view(-1, 2)
     batch = Batch(rows, targets, reference, torch.Generator().manual_seed(0))
-    return method.loss(BanditOutput(Categorical(method.levels, given)), batch)
+    return method.loss(Belief(Categorical(method.levels, given)), batch)
 
 
 def test_starts_as_the_bin_masses_of_the_standard_normal():

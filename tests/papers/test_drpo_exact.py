@@ -13,16 +13,16 @@ from scipy.special import owens_t as scipy_owens_t
 from poise.data.batch import Batch, Targets
 from poise.distributions import Categorical, Gaussian
 from poise.errors import ConfigError
-from poise.methods.bandit import Bandit, BanditConfig, BanditOutput, meta_rewards
+from poise.methods.bandit import Bandit, BanditConfig, meta_rewards
 from poise.methods.bandit_exact import (
     BanditExact,
     BanditExactConfig,
-    BanditExactOutput,
     both_below,
     meta_reward_std,
     owens_t,
     prob_greater_by,
 )
+from poise.methods.belief_heads import Belief
 
 PHI = torch.special.ndtr
 
@@ -46,7 +46,7 @@ def batch_of(pairs: int, label: float = 1.0, reference=None) -> Batch:
 def loss(parameters, *, label: float = 1.0, **options) -> dict[str, torch.Tensor]:
     """The terms for one pair with (μ_w, σ_w, μ_l, σ_l)."""
     mu_w, s_w, mu_l, s_l = parameters
-    output = BanditExactOutput(Gaussian(torch.stack([mu_w, mu_l]), torch.stack([s_w, s_l])))
+    output = Belief(Gaussian(torch.stack([mu_w, mu_l]), torch.stack([s_w, s_l])))
     return BanditExact(BanditExactConfig(**options), 2).double().loss(output, batch_of(1, label))
 
 
@@ -67,7 +67,7 @@ def optimum(flips: float = 0.0, log_sigma: float = -0.5, **options) -> tuple[flo
 
     def update(x):
         half, raw = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in x)
-        output = BanditExactOutput(Gaussian(torch.stack([half, -half]), raw.exp().expand(2)))
+        output = Belief(Gaussian(torch.stack([half, -half]), raw.exp().expand(2)))
         total = torch.stack(list(method.loss(output, batch).values())).sum()
         return [g.item() for g in torch.autograd.grad(total, (half, raw))]
 
@@ -155,7 +155,7 @@ def test_sampled_policy_gradient_has_the_exact_one_as_its_mean():
     parameters = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
     mean, std = torch.stack(parameters[0::2]).repeat(pairs), torch.stack(parameters[1::2]).repeat(pairs)
     sampled = Bandit(BanditConfig(samples=group, kappa=0.2, beta=0.0, standardize="none"), 2).double()
-    term = sampled.loss(BanditOutput(Gaussian(mean, std)), batch_of(pairs))["policy"]
+    term = sampled.loss(Belief(Gaussian(mean, std)), batch_of(pairs))["policy"]
     got = [-g.item() for g in torch.autograd.grad(term, parameters)]
     exact = gradient(values, score="linear", kappa=0.2)
     assert got == pytest.approx([(1 - 1 / group) * g for g in exact], abs=1.5e-3)
@@ -258,7 +258,7 @@ def levels(bins: int = 7) -> tuple[torch.Tensor, Categorical]:
 
 def categorical_loss(pair, label=1.0, **options):
     method = BanditExact(BanditExactConfig(head="categorical", bins=7, beta=0.0, **options), 2).double()
-    output = BanditExactOutput(Categorical(method.levels, pair.logits.flatten(0, 1)))
+    output = Belief(Categorical(method.levels, pair.logits.flatten(0, 1)))
     return -2 * method.loss(output, batch_of(4, label))[options["score"]].item()
 
 
@@ -321,7 +321,7 @@ def test_options_that_do_not_go_together_are_refused(options, message):
 
 def test_refining_needs_a_previous_stage():
     method = BanditExact(BanditExactConfig(reference="previous_stage", beta=1.0), 2).double()
-    output = BanditExactOutput(Gaussian(tensor(0.3, -0.3), tensor(1.0, 0.7)))
+    output = Belief(Gaussian(tensor(0.3, -0.3), tensor(1.0, 0.7)))
     assert method.needs_reference
     assert method.loss(output, batch_of(1, reference=output.reward))["kl"].item() == pytest.approx(0.0)
     with pytest.raises(ConfigError, match="earlier stage"):

@@ -16,10 +16,10 @@ from poise.distributions import Categorical, Gaussian
 from poise.errors import ConfigError
 from poise.features import Features
 from poise.methods.bandit import Bandit, BanditConfig
+from poise.methods.belief_heads import Belief
 from poise.methods.likelihood import (
     Likelihood,
     LikelihoodConfig,
-    LikelihoodOutput,
     dpl_nll,
     explained_share,
     negative_marginal_entropy,
@@ -43,7 +43,7 @@ def batch_of(label, weight=None) -> Batch:
 def nll(reward, label=1.0, **options) -> float:
     """The nll of one pair [2]."""
     method = Likelihood(LikelihoodConfig(prior=0, **options), 2).double()
-    return method.loss(LikelihoodOutput(reward), batch_of(tensor(label)))["nll"].item()
+    return method.loss(Belief(reward), batch_of(tensor(label)))["nll"].item()
 
 
 def train(method, features: torch.Tensor, label: torch.Tensor, steps: int, lr: float):
@@ -99,7 +99,7 @@ def test_comparisons_leave_zero_and_unit_free_and_the_prior_fixes_them(link):
     method = Likelihood(LikelihoodConfig(link=link, prior=0.5), 2).double()
     for m, s in ((mean, std), (3 * mean + 5, 3 * std)):
         expected = 0.5 * (0.5 * (s**2 + m**2 - 1) - s.log()).mean().item()
-        got = method.loss(LikelihoodOutput(Gaussian(m, s)), batch_of(tensor(1.0)))["prior"].item()
+        got = method.loss(Belief(Gaussian(m, s)), batch_of(tensor(1.0)))["prior"].item()
         assert got == pytest.approx(expected)
 
 
@@ -147,7 +147,7 @@ def test_marginal_entropy_is_that_of_the_mean_masses_of_the_batch():
     weight = tensor(1.0, 3.0)
     masses = reward.probs.view(2, 2, 10).mean(1).numpy()
     expected = -0.1 * stats.entropy((masses[0] + 3 * masses[1]) / 4)
-    got = method.loss(LikelihoodOutput(reward), batch_of(tensor(1.0, 1.0), weight))["marginal_entropy"]
+    got = method.loss(Belief(reward), batch_of(tensor(1.0, 1.0), weight))["marginal_entropy"]
     assert got.item() == pytest.approx(expected)
 
 
@@ -162,7 +162,7 @@ def test_marginal_entropy_is_lowest_where_all_levels_are_used_alike():
 def test_prior_of_levels_is_the_kl_to_equal_masses():
     method = Likelihood(LikelihoodConfig(head="categorical", prior=0.2), 2).double()
     expected = 0.2 * sum(math.log(10) - stats.entropy(p) for p in levels().probs.numpy()) / 2
-    got = method.loss(LikelihoodOutput(levels()), batch_of(tensor(1.0)))["prior"]
+    got = method.loss(Belief(levels()), batch_of(tensor(1.0)))["prior"]
     assert got.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -204,9 +204,9 @@ def test_anchor_counts_labelled_responses_only_and_fixes_the_unit():
     mean, std = tensor(0.5, 9.0, -9.0, 0.3), tensor(0.7, 1.0, 1.0, 1.2)
     t = method.config.threshold
     expected = -(stats.norm.logsf(t, 0.5, 0.7) + stats.norm.logcdf(-t, 0.3, 1.2)) / 2
-    got = method.loss(LikelihoodOutput(Gaussian(mean, std)), batch)
+    got = method.loss(Belief(Gaussian(mean, std)), batch)
     assert got["anchor"].item() == pytest.approx(0.5 * expected)
-    scaled = method.loss(LikelihoodOutput(Gaussian(3 * mean, 3 * std)), batch)
+    scaled = method.loss(Belief(Gaussian(3 * mean, 3 * std)), batch)
     assert scaled["nll"].item() == pytest.approx(got["nll"].item())
     assert scaled["anchor"].item() != pytest.approx(got["anchor"].item())
 
@@ -249,7 +249,7 @@ def test_mean_of_the_log_gains_by_every_loss_of_spread():
     for mean in ((1.0, 0.0), (0.0, 1.0)):
         std = torch.ones(2, dtype=torch.float64, requires_grad=True)
         method = Bandit(BanditConfig(supervised="mean_of_log", samples=50_000, beta=0.0), 2).double()
-        term = method.loss(LikelihoodOutput(Gaussian(tensor(*mean), std)), batch_of(tensor(1.0)))["supervised"]
+        term = method.loss(Belief(Gaussian(tensor(*mean), std)), batch_of(tensor(1.0)))["supervised"]
         (gradient,) = torch.autograd.grad(term, std)
         draws = torch.randn(1_000_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         chance = torch.sigmoid(mean[0] - mean[1] + math.sqrt(2) * draws)

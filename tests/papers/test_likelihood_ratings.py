@@ -15,7 +15,8 @@ from poise.data.ratings import Ratings
 from poise.distributions import Gaussian
 from poise.errors import ConfigError
 from poise.features import Features
-from poise.methods.likelihood import Likelihood, LikelihoodConfig, LikelihoodOutput, interval_nll, rating_nll
+from poise.methods.belief_heads import Belief
+from poise.methods.likelihood import Likelihood, LikelihoodConfig, interval_nll, rating_nll
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -71,12 +72,12 @@ def test_ratings_count_by_rater_and_response_and_alone():
     ratings = rated([[1, 2, 2], [5], []])
     mean, std = tensor(0.3, -0.5, 9.0), tensor(0.7, 1.2, 1.0)
     alone = dataclasses.replace(batch_of(tensor()), rated=torch.arange(3), ratings=ratings)
-    terms = method.loss(LikelihoodOutput(Gaussian(mean, std)), alone)
+    terms = method.loss(Belief(Gaussian(mean, std)), alone)
     said = stats.norm(0.5 + 0.25 * mean.numpy(), 0.25 * std.numpy())
     one = -(math.log(said.cdf(0.125)[0]) + 2 * math.log(said.cdf(0.375)[0] - said.cdf(0.125)[0])) / 3
     assert terms["ratings"].item() == pytest.approx(0.5 * (one - math.log(said.sf(0.875)[1])) / 2)
     assert terms["nll"].item() == terms["prior"].item() == 0
-    without = method.loss(LikelihoodOutput(Gaussian(mean[:2], std[:2])), batch_of(tensor(1.0)))
+    without = method.loss(Belief(Gaussian(mean[:2], std[:2])), batch_of(tensor(1.0)))
     assert without["ratings"].item() == 0
 
 

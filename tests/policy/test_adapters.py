@@ -420,3 +420,9 @@ def test_verl_places_the_scores_of_an_empty_batch():
     tokenizer = tiny_tokenizer(encoder=False)
     nothing = rollouts(tokenizer, ["4"])[0:0]
     assert verl.RewardManager.assemble_rm_scores(nothing, []).shape == nothing.batch["responses"].shape
+
+
+def test_a_server_that_gives_scores_alone_is_refused_at_once():
+    scores = httpx.MockTransport(lambda request: httpx.Response(200, json={"data": [{"score": 1.0}] * 2}))
+    with pytest.raises(ServerError, match="gives scores alone"):
+        Scorer(Client("http://other", transport=scores))

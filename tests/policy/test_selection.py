@@ -11,35 +11,26 @@ import torch
 
 from poise import scoring
 from poise.errors import ConfigError, DataError
-from poise.methods import method_class
 from poise.model import RewardModel
 from poise.policy.best_of_n import best_of_n
 from poise.policy.selection import Selection, select_from_file, select_from_scores
 from poise.scoring import score_file
 from poise.utility import parse_utility
-from tests.conftest import tiny_encoder
+from tests.conftest import tiny_encoder, written
+from tests.test_model import make_model
 
 ANSWERS = ["In water.", "No idea.", "Ask the fox by the sea.", "For eight minutes.", "Hello to everyone.", "Tell me."]
 
 
 @pytest.fixture(scope="module")
 def model() -> RewardModel:
-    backbone = tiny_encoder()
-    method = method_class("drpo")(method_class("drpo").Config(), backbone.hidden_size)
-    torch.manual_seed(0)
-    torch.nn.init.normal_(next(method.parameters()))
-    return RewardModel(backbone, method)
-
-
-def written(path: Path, *rows: dict) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return make_model(tiny_encoder())
 
 
 @pytest.fixture
 def source(tmp_path) -> str:
     rows = [{"prompt": f"How do I boil {i} eggs?", "responses": [f"{a} {i}" for a in ANSWERS]} for i in range(9)]
-    return written(tmp_path / "rows.jsonl", *rows)
+    return written(tmp_path / "rows.jsonl", rows)
 
 
 def lines(path: Path) -> list[dict]:
@@ -97,7 +88,7 @@ def test_rows_of_one_response_each_compete_while_the_prompt_stays(model, tmp_pat
     rows = [{"prompt": "How?", "response": a} for a in ANSWERS[:3]]
     rows += [{"prompt": "Why?", "response": a} for a in ANSWERS[:2]]
     rows += [{"prompt": "Why?", "responses": ANSWERS[2:4]}, {"prompt": "Why?", "chosen": "So.", "rejected": "No."}]
-    source = written(tmp_path / "rows.jsonl", *rows)
+    source = written(tmp_path / "rows.jsonl", rows)
     select_from_file(model, source, tmp_path / "out.jsonl", Selection())
     found = lines(tmp_path / "out.jsonl")
     assert [line["rows"] for line in found] == [[1, 2, 3], [4, 5], [6, 6], [7, 7]]
@@ -113,7 +104,7 @@ def test_responses_that_do_not_fit_do_not_compete(model, tmp_path):
         {"prompt": "Who?"},
         {"prompt": "When?", "responses": ["Now.", "Then."]},
     ]
-    source = written(tmp_path / "rows.jsonl", *rows)
+    source = written(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DataError, match="row 3: no response to score"):
         select_from_file(model, source, tmp_path / "out.jsonl", Selection())
     select_from_file(model, source, tmp_path / "out.jsonl", Selection(), on_bad="drop")

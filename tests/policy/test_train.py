@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from poise.errors import ConfigError
@@ -16,7 +17,7 @@ from poise.methods import method_class
 from poise.model import RewardModel
 from poise.policy import train as stages
 from poise.policy.answers import Answers, divergence
-from poise.policy.recipe import parse_policy_recipe, read_policy_recipe
+from poise.policy.recipe import parse_policy_recipe, read_policy_recipe, required
 from poise.policy.train import EVALUATION, RECIPE, train_policy
 from tests.cli.place import poise
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_tokenizer
@@ -224,3 +225,11 @@ def test_the_divergence_of_two_policies_is_the_sum_of_their_conditionals(place):
     found = divergence(models[0], models[1], Answers(["x"], [head], [tail]))
     assert found == pytest.approx([expected], rel=1e-4)
     assert expected > 0.01
+
+
+@pytest.mark.parametrize(("wish", "silent"), [("1", True), ("0", False)])
+def test_trl_reports_to_nobody_even_where_the_hub_was_imported_first(wish, silent, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", wish)
+    required("trl")
+    assert constants.HF_HUB_DISABLE_TELEMETRY is silent

@@ -27,9 +27,9 @@ from transformers import (
 
 from poise.backbone import Backbone, BackboneConfig
 from poise.errors import BackboneError, CheckpointError, ConfigError
+from poise.legacy_settings import legacy_settings
 from poise.model import IN_MEMORY, RewardModel
 from poise.publication import export, folder, verify_folder
-from poise.publication.legacy import legacy_settings
 from poise.scoring import score_file
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_encoder, tiny_tokenizer
 from tests.test_model import ANSWERS, PROMPT, make_model

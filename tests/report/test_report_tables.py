@@ -30,11 +30,6 @@ def test_known_metrics_come_first_beside_their_baselines() -> None:
     assert rows[0].baseline == "", "no longer-wins baseline was computed"
 
 
-def test_comparison_rows() -> None:
-    rows = tables.comparison_rows({"a": RESULT, "b": None})
-    assert rows == [["a", "0.700 [0.600, 0.800]", "0.500 [0.400, 0.600]", "—", "—"], ["b", "—", "—", "—", "—"]]
-
-
 def test_markdown_and_plain() -> None:
     assert tables.markdown_table(["name", "n"], [["a|b\nc", "1"], ["d", "20"]], numeric=[1]) == (
         "| name   |   n |\n| ------ | --: |\n| a\\|b c |   1 |\n| d      |  20 |\n"

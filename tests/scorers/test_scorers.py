@@ -72,6 +72,21 @@ def test_a_classifier_scores_as_the_model_does_alone(tmp_path, encoder):
     assert found.beliefs[REWARD].link.kind == "logistic"
 
 
+@pytest.mark.parametrize("encoder", [True, False])
+def test_the_head_of_a_classifier_in_bfloat16_is_exact(tmp_path, encoder):
+    model = classifier(tmp_path, encoder=encoder).bfloat16()
+    states = {}
+    head = model.classifier if encoder else model.score
+    head.register_forward_hook(lambda module, given, out: states.update(given=given[0], out=out))
+    found = Classifier(model, Classifier.load(str(tmp_path)).encoder, BackboneConfig(name="x")).score(TEXTS[:1])
+    rows = torch.nn.functional.linear(
+        states["given"].double(), head.weight.double(), head.bias if head.bias is None else head.bias.double()
+    )
+    torch.testing.assert_close(states["out"].double(), rows, rtol=1e-5, atol=1e-5)
+    assert found.beliefs[REWARD].mean[0].item() in states["out"].flatten().tolist()
+    assert model.dtype == torch.bfloat16, "the backbone stays as it was"
+
+
 def test_a_classifier_without_a_pad_token_reads_row_by_row(tmp_path):
     classifier(tmp_path / "a", encoder=False)
     scorer = Classifier.load(str(tmp_path / "a"))
@@ -143,6 +158,13 @@ def test_our_own_models_give_whole_distributions(tmp_path):
     assert scorer.facts["template_sha256"] == model.backbone.encoder.template_sha256
 
 
+@pytest.mark.parametrize("place", [".", "checkpoint", "../run/checkpoint"])
+def test_our_own_models_are_called_as_their_run_is(place, tmp_path, monkeypatch):
+    own_model().save(tmp_path / "run" / "checkpoint", include_backbone=True)
+    monkeypatch.chdir(tmp_path / "run")
+    assert open_scorer(place).facts["name"] == "run"
+
+
 def test_a_judge_is_the_models_own_belief_over_the_ratings(tmp_path):
     saved(tmp_path)
     scorer = open_scorer(f"judge:{tmp_path}")
@@ -173,6 +195,15 @@ def test_a_function_gets_texts_and_gives_numbers_or_a_distribution(tmp_path):
         open_scorer(f"{tmp_path / 'f.py'}:short").score(TEXTS)
     with pytest.raises(ConfigError, match="cannot be imported"):
         Function.load(str(tmp_path / "gone.py"), "f")
+
+
+def test_a_function_that_was_mended_is_another_scorer(tmp_path):
+    found = []
+    for number in "11", "2":
+        (tmp_path / "f.py").write_text(f"def score(prompts, responses):\n    return [{number}.0] * len(responses)\n")
+        found.append(open_scorer(f"{tmp_path / 'f.py'}:score").facts)
+    assert found[0]["name"] == found[1]["name"]
+    assert found[0] != found[1], "what an interrupted evaluation has kept of the first is scored again"
 
 
 class Answers(BaseHTTPRequestHandler):

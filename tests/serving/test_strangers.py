@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 
+import httpx
 import pytest
 import uvicorn
 
 from poise.serving import log
 from poise.serving import server as server_module
-from tests.serving.place import ROUTES, Place, body, held, model, run
+from tests.serving.place import ROUTES, Place, body, held, listening, model, run
 
 JSON = {"Content-Type": "application/json"}
 DEEP = b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -137,6 +138,16 @@ def test_a_client_that_leaves_is_logged_and_nothing_of_its_is_kept(lines):
     assert [line["event"] for line in lines()].count("client left") == 1
 
 
+def test_a_client_that_gets_its_whole_answer_has_not_left(lines):
+    place = Place({"rm": model()})
+    with listening(place) as url, httpx.Client() as http:
+        for path in ("/", "/page/style.css"):  # the file is closed after the last byte is out
+            assert http.get(url + path).status_code == 200
+    assert place.counted("poise_requests_total", route="/", status="200") == 1
+    assert place.counted("poise_clients_left_total") == 0
+    assert "client left" not in [line["event"] for line in lines()]
+
+
 def test_the_log_is_json_and_holds_no_text_unless_it_is_asked_for(lines):
     async def ask(place):
         await place.post("/v1/rewards", body("/v1/rewards", response="a secret fox"))
@@ -154,6 +165,13 @@ def test_the_log_is_json_and_holds_no_text_unless_it_is_asked_for(lines):
     assert next(line for line in found if line["event"] == "failed")["error"] == "RuntimeError"
     run(ask, log_texts=True)
     assert any("a secret fox" in line.get("body", "") for line in lines())
+
+
+def test_a_text_that_cannot_be_read_is_named_by_its_number():
+    async def ask(place):
+        return await place.post("/predict", {"inputs": ["hello village", ["hello", "there"], " "]})
+
+    assert "inputs[2]: the text is empty" in run(ask).json()["error"]["message"]
 
 
 def test_strange_paths_are_one_counter():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from transformers.integrations import get_available_reporting_integrations
@@ -12,17 +10,16 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 from poise import run as runs
 from poise.errors import ConfigError
 from poise.training.recipe import parse_recipe
-from tests.conftest import tiny_decoder
+from tests.conftest import on_disk, tiny_decoder, written
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """Train Bradley–Terry on a few pairs; returns the model."""
     place, backbone = tmp_path_factory.mktemp("arguments"), tiny_decoder()
-    backbone.model.save_pretrained(place / "decoder")
-    backbone.tokenizer.save_pretrained(place / "decoder")
+    on_disk(backbone, place / "decoder")
     rows = [{"prompt": f"How long, {i}?", "chosen": f"yes, {i}", "rejected": f"no, {i}"} for i in range(16)]
-    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(place / "pairs.jsonl", rows)
 
     def run(update: str, out, **arguments):
         recipe = {

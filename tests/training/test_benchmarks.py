@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 
 import pytest
@@ -16,7 +14,7 @@ from poise.report.training_curves import training_panels
 from poise.training.benchmarks import undisturbed
 from poise.training.monitor import MetricsLog, Silent
 from poise.training.recipe import parse_recipe
-from tests.conftest import tiny_decoder
+from tests.conftest import on_disk, tiny_decoder, written
 
 EXACT = ("accuracy", "nll", "ece")
 
@@ -26,15 +24,14 @@ def folder(tmp_path_factory):
     """A tiny decoder, pairs to train on, pairs and a benchmark to be measured on."""
     place = tmp_path_factory.mktemp("benchmarks")
     made = tiny_decoder()
-    made.model.save_pretrained(place / "decoder")
-    made.tokenizer.save_pretrained(place / "decoder")
+    on_disk(made, place / "decoder")
     for name, count in (("train", 40), ("other", 24)):
         rows = [{"prompt": f"{name} {i}?", "chosen": f"yes, {i}", "rejected": f"no {i} no"} for i in range(count)]
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        written(place / f"{name}.jsonl", rows)
     bench = [
         {"id": i, "prompt": f"q {i}?", "chosen": f"yes {i}", "rejected": "no", "subset": "hep-cpp"} for i in range(6)
     ]
-    (place / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bench))
+    written(place / "bench.jsonl", bench)
     return place
 
 
@@ -90,7 +87,7 @@ class Interrupts(Silent):
     def advance(self, done: int) -> None:
         self.after -= 1
         if self.after == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread: heard before the next line
 
 
 @pytest.mark.parametrize("update", ["head", "full"])

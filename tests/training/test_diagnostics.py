@@ -15,7 +15,7 @@ from poise.features import Features
 from poise.methods.bandit import Bandit, BanditConfig
 from poise.training.diagnostics import diagnostics
 from poise.training.recipe import parse_recipe
-from tests.conftest import tiny_decoder
+from tests.conftest import on_disk, tiny_decoder, written
 
 STATES = torch.tensor([[3.0, 4.0], [0.0, 15.0], [1.0, 0.0], [0.0, 1.0]])
 
@@ -37,10 +37,9 @@ def test_figures_of_a_batch_by_hand():
 @pytest.mark.parametrize("update", ["full", "head"])
 def test_lines_of_a_run(tmp_path, update):
     backbone = tiny_decoder()
-    backbone.model.save_pretrained(tmp_path / "decoder")
-    backbone.tokenizer.save_pretrained(tmp_path / "decoder")
+    on_disk(backbone, tmp_path / "decoder")
     rows = [{"prompt": f"How long, {i}?", "chosen": f"yes, {i}", "rejected": f"no, {i}"} for i in range(32)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "pairs.jsonl", rows)
     whole = {"update": "full", "accumulation": 2, "arguments": {"logging_steps": 2}}
     recipe = {
         "data": {"train": str(tmp_path / "pairs.jsonl"), "evaluate_fraction": 0.25},

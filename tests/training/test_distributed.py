@@ -19,7 +19,7 @@ from poise import run as runs
 from poise.methods import METHODS
 from poise.model import RewardModel
 from poise.training.monitor import MetricsLog
-from tests.conftest import tiny_decoder, tiny_encoder
+from tests.conftest import on_disk, tiny_decoder, tiny_encoder, written
 from tests.training.distributed_worker import train
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -34,8 +34,7 @@ def folder(tmp_path_factory):
     for name, made in (("decoder", tiny_decoder()), ("encoder", tiny_encoder())):
         if name == "encoder":
             made.model.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-        made.model.save_pretrained(place / name)
-        made.tokenizer.save_pretrained(place / name)
+        on_disk(made, place / name)
     pairs, rated = [], []
     for i in range(PAIRS):
         prompt = f"How do I boil an egg for {i} minutes" + " in the small village by the sea" * (i % 4)
@@ -47,7 +46,7 @@ def folder(tmp_path_factory):
             {"prompt": prompt, "response": bad, "ratings": {"clarity": [1, 2], "safety": [2]}, "scale": [1, 5]}
         )
     for name, rows in (("pairs", pairs), ("rated", rated)):
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        written(place / f"{name}.jsonl", rows)
     return place
 
 

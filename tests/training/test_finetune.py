@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import pytest
@@ -14,14 +13,15 @@ from poise import run as runs
 from poise.backbone import Backbone, BackboneConfig
 from poise.data.load import load_preferences
 from poise.data.records import Message
-from poise.errors import ConfigError
+from poise.errors import ConfigError, DataError
 from poise.methods import METHODS
 from poise.model import RewardModel
 from poise.run_folder import prompt_hash, train_prompts
 from poise.training import finetune
+from poise.training.forecast import plan
 from poise.training.monitor import Silent
 from poise.training.recipe import parse_recipe
-from tests.conftest import tiny_decoder, tiny_encoder
+from tests.conftest import on_disk, tiny_decoder, tiny_encoder, written
 
 PAIRS = 48
 
@@ -31,8 +31,7 @@ def folder(tmp_path_factory):
     """A tiny decoder and encoder on disk, pairs with attributes and rated responses: good answers say yes."""
     place = tmp_path_factory.mktemp("finetune")
     for name, made in (("decoder", tiny_decoder()), ("encoder", tiny_encoder())):
-        made.model.save_pretrained(place / name)
-        made.tokenizer.save_pretrained(place / name)
+        on_disk(made, place / name)
     rows, rated = [], []
     for i in range(PAIRS):
         prompt = [{"role": "user", "content": f"How do I boil an egg for {i} minutes in the small village by the sea?"}]
@@ -41,8 +40,8 @@ def folder(tmp_path_factory):
         rows.append(row | {"attributes": {"clarity": [5, 1 + i % 3], "safety": [4, 2]}})
         rated.append({"prompt": prompt, "response": good, "ratings": {"clarity": [5, 4]}, "scale": [1, 5]})
         rated.append({"prompt": prompt, "response": bad, "ratings": {"clarity": [1, 2]}, "scale": [1, 5]})
-    (place / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (place / "rated.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rated))
+    written(place / "pairs.jsonl", rows)
+    written(place / "rated.jsonl", rated)
     return place
 
 
@@ -83,7 +82,7 @@ class Interrupts(Silent):
     def advance(self, done: int) -> None:
         self.after -= 1
         if self.after == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread: heard before the next line
 
 
 def test_learns_and_comes_back_as_a_whole_model(folder, tmp_path):
@@ -182,6 +181,18 @@ def test_further_sets_are_watched_and_their_prompts_never_trained_on(folder, tmp
     assert not trained & {prompt_hash(pair) for pair in load_preferences(tmp_path / "other.jsonl").records}
 
 
+def test_part_of_an_epoch_takes_the_same_steps_by_every_road(folder, tmp_path):
+    taken = []
+    for update in ("head", "full"):
+        given = recipe(folder, update=update, stages=[{"epochs": 0.5}])
+        runs.train(given, tmp_path / update)
+        lines = [json.loads(line) for line in (tmp_path / update / "metrics.jsonl").read_text().splitlines()]
+        taken.append(max(line["step"] for line in lines))
+    (planned,) = plan(given).stages
+    assert planned.pairs % 16, "the half must be no whole number of steps"
+    assert taken == [planned.steps] * 2
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_the_learning_rate_reaches_its_end(folder, tmp_path, epochs):
     runs.train(recipe(folder, stages=[{"epochs": epochs}], arguments={"logging_steps": 1}), tmp_path / "run")
@@ -215,6 +226,35 @@ def test_all_texts_are_read_before_a_stage_only_where_the_method_fits_itself_to_
     assert len(calls) == read
 
 
+def test_a_method_fits_itself_to_features_without_dropout(folder, tmp_path, monkeypatch):
+    """Also in a stage that finds the backbone as the stage before has left it, in training mode."""
+    read, features = [], finetune._features
+    monkeypatch.setattr(
+        finetune, "_features", lambda *given: read.append((features(*given), features(*given))) or read[-1][0]
+    )
+    stages = [{"method": {"objective": "quantiles", "solver": "steps"}}, {"method": {"objective": "gate"}}]
+    runs.train(recipe(folder, "qrm", "encoder", [{"epochs": 1} | s for s in stages], ratings=True), tmp_path / "run")
+    assert len(read) == 2
+    assert all(torch.equal(once.response, twice.response) for once, twice in read)
+
+
+def test_a_stage_says_what_it_has_left_out_as_easy(folder, tmp_path):
+    runs.train(recipe(folder, stages=[{"name": "all"}, {"name": "unsure", "curate": "keep_hard"}]), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    of = {name: [line for line in lines if line["stage"] == name and "loss" in line] for name in ("all", "unsure")}
+    shares = [line[f"curation/{kind}"] for line in of["unsure"][:1] for kind in ("easy", "boundary", "hard")]
+    assert sum(shares) == pytest.approx(1)
+    assert not any(key.startswith("curation/") for line in of["all"] for key in line)
+
+
+@pytest.mark.parametrize("update", ["head", "full"])
+def test_no_epoch_is_selected_without_validation_pairs(folder, tmp_path, update):
+    chosen = recipe(folder, update=update, stages=[{"select": "nll"}]).to_dict()
+    chosen["data"]["validation_fraction"] = 1e-9
+    with pytest.raises(DataError, match="no validation pair is left after the split by prompt"):
+        runs.train(chosen, tmp_path / "run")
+
+
 @pytest.mark.parametrize("backbone", ["decoder", "encoder"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_every_method_trains_through_the_backbone(folder, tmp_path, method, backbone):
@@ -234,6 +274,7 @@ def test_every_method_trains_through_the_backbone(folder, tmp_path, method, back
         ({"arguments": {"learning_rate": 1.0}}, "is set by the stage"),
         ({"accumulation": 3}, "must be a multiple of accumulation × processes, 3"),
         ({"update": "head", "arguments": {"bf16": True}}, "set update to full or lora"),
+        ({"update": "lora", "lora": {"target_modules": ["q_prj"]}}, "training.lora: Target modules .*q_prj"),
     ],
 )
 def test_training_options_that_cannot_be_meant_are_refused(folder, tmp_path, training, message):

@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import load_file
 
 from poise.cli.main import main
-from tests.conftest import tiny_decoder
+from tests.conftest import on_disk, tiny_decoder, written
 
 IMPORTED_ONCE = ["poise.cli.train", "poise.run", "peft", "transformers.models.qwen3.modeling_qwen3", "tests.conftest"]
 CLOCKS = ("unique_tokens_per_s",)
@@ -73,10 +73,9 @@ class Runs:
 def runs(tmp_path_factory) -> Runs:
     """A tiny decoder on disk, and DRPO in two stages that checkpoint at every other step."""
     place, backbone = tmp_path_factory.mktemp("kill"), tiny_decoder()
-    backbone.model.save_pretrained(place / "decoder")
-    backbone.tokenizer.save_pretrained(place / "decoder")
+    on_disk(backbone, place / "decoder")
     rows = [{"prompt": f"How long, {i}?", "chosen": f"yes, {i}", "rejected": f"no {i} times no"} for i in range(PAIRS)]
-    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(place / "pairs.jsonl", rows)
     stage = {"epochs": STEPS / 4, "batch_size": 4, "learning_rate": 1e-3, "share": 0.5}
     recipe = {
         "data": {"train": str(place / "pairs.jsonl"), "evaluate_fraction": 0.2},

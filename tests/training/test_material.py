@@ -14,6 +14,7 @@ from poise.features import Features
 from poise.training.material import HeadData, Material
 from poise.training.recipe import parse_recipe
 from poise.training.split import load_data
+from tests.conftest import written
 
 SCALES = {"depth": (0.0, 1.0), "tone": (0.0, 1.0)}
 
@@ -81,7 +82,6 @@ def test_the_whole_stage_is_row_numbers_into_its_features():
 
 @pytest.fixture
 def files(tmp_path):
-    import json
 
     pairs = [
         {
@@ -94,7 +94,7 @@ def files(tmp_path):
     ]
     rated = [{"prompt": f"question {i}", "response": f"good {i}", "ratings": {"depth": [1, 5]}} for i in range(60)]
     for name, rows in (("pairs", pairs), ("rated", rated)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        written(tmp_path / f"{name}.jsonl", rows)
     return tmp_path
 
 

@@ -41,6 +41,7 @@ def test_every_utility_says_what_it_is(spec):
         ("cvar:0", "utility cvar:0 is out of range"),
         ("cvar:1.5", "out of range; cvar:a needs a share above 0 and up to 1"),
         ("quantile:1", "strictly between 0 and 1"),
+        ("quantile:0", "strictly between 0 and 1"),
         ("lcb:-1", "at least 0"),
         ("entropic:inf", "out of range"),
         ("entropic:nan", "out of range"),
@@ -51,6 +52,15 @@ def test_every_utility_says_what_it_is(spec):
 def test_what_cannot_be_meant(spec, message):
     with pytest.raises(ConfigError, match=message):
         parse_utility(spec)
+
+
+def test_units_and_groups():
+    """Everything is in units of the reward and of one response alone, but for these."""
+    others = {"exponential": "utility", "win_rate": "probability", "p_best": "probability"}
+    for spec in SPECS:
+        utility = parse_utility(spec)
+        assert utility.unit == others.get(spec.split(":")[0], "reward")
+        assert utility.grouped is (spec in ("shrinkage", "win_rate", "p_best"))
 
 
 @pytest.mark.parametrize("spec", ["shrinkage", "win_rate", "p_best"])

@@ -135,6 +135,20 @@ def test_float32_is_as_good_as_float64(aversion):
     assert aversion not in (1e-6, 50.0) or abs((plain / aversion - entropic(aversion, wide)).item()) > 1e-3
 
 
+def test_atoms_far_from_the_mean_on_both_sides():
+    """In float32 e^150 is infinite: −log(⅓(e^300 + e^150 + 1)) is −300 + log 3."""
+    reward = Samples(torch.tensor([[-300.0, -150.0, 0.0]]))
+    assert entropic(1.0, reward).item() == pytest.approx(-300 + math.log(3))
+
+
+def test_no_caution_is_the_mean():
+    reward = gaussian(2.0, 3.0)
+    for spec in ("lcb:0", "ucb:0", "entropic:0", "cvar:1"):
+        assert parse_utility(spec)(reward).item() == 2.0
+    ensemble = Samples(torch.tensor([[1.0, 4.0]]), coupling="paired")
+    assert parse_utility("lcb_epistemic:0")(ensemble).item() == 2.5
+
+
 def test_the_exponential_utility_saturates_instead_of_overflowing():
     reward = Gaussian(torch.tensor([-1e6, 1e6]), torch.tensor([1.0, 1.0]))
     low, high = parse_utility("exponential:1")(reward).tolist()
@@ -152,6 +166,24 @@ def test_a_tail_beyond_the_quantile_grid_is_refused(spec):
     inside = spec.replace("0.01", "0.05").replace("0.99", "0.95")
     assert torch.isfinite(parse_utility(inside)(reward)).all()
     assert torch.isfinite(parse_utility(spec)(Mixture.of(reward))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("quantile", (0.1, 0.7), (0.09, 0.71)),
+        ("cvar", (0.1, 0.9), (0.09, 0.05)),
+        ("cvar_upper", (0.3, 0.9), (0.29, 0.1)),
+    ],
+)
+def test_each_tail_has_its_own_end(name, inside, outside):
+    """A grid that reaches further down than up."""
+    reward = Quantiles(torch.randn(4, 3), torch.tensor([0.1, 0.5, 0.7]))
+    for number in inside:
+        assert torch.isfinite(parse_utility(f"{name}:{number}")(reward)).all()
+    for number in outside:
+        with pytest.raises(ConfigError, match="lies outside"):
+            parse_utility(f"{name}:{number}")(reward)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -144,6 +144,47 @@ def test_large_groups_by_draws_are_the_same_every_time(monkeypatch):
     assert not torch.equal(drawn, exact)
 
 
+@pytest.mark.parametrize(
+    ("reward", "asked"),
+    [
+        (Gaussian(torch.zeros(72), torch.ones(72)), None),  # 72 · 72 · 100 evaluations are below 2¹⁹
+        (Gaussian(torch.zeros(73), torch.ones(73)), 4096),
+        (Samples(torch.zeros(8, 2048)), None),  # 8 · 2048 · 8 · 4
+        (Samples(torch.zeros(8, 2049)), 4096),
+        (Gaussian(torch.zeros(73), torch.ones(73).index_fill(0, torch.tensor([0]), 0.0)), 4096),
+        (Samples(torch.zeros(300, 9), coupling="paired"), 4096 // 9),  # draws of each of 9 members
+        (Samples(torch.zeros(300, 99), coupling="paired"), 256),
+    ],
+)
+def test_draws_replace_quadrature_where_it_would_be_slow(reward, asked, monkeypatch):
+    """70 Gaussians are about what 2¹⁹ evaluations allow; never fewer than 256 draws."""
+    seen = []
+
+    def record(reward, axis, draws=None, generator=None):
+        seen.append(draws)
+        return torch.zeros(reward.shape)
+
+    monkeypatch.setattr(groups, "prob_best", record)
+    if reward.coupling == "paired":  # certain members need neither
+        reward = Mixture(
+            torch.zeros(reward.draws.shape), reward.draws, torch.ones(reward.draws.shape), coupling="paired"
+        )
+    probability_best(reward)
+    assert seen == [asked]
+
+
+def test_shrinkage_leaves_alone_what_all_members_know():
+    """Members agree on response 0 and contradict each other on 1 and 2, whose difference is then noise: t² = 0."""
+    draws = torch.tensor([[1.0, 1.0], [-9.0, 9.0], [9.0, -9.0]], dtype=torch.float64)
+    assert shrinkage(Samples(draws, coupling="paired")).tolist() == pytest.approx([1.0, 1 / 3, 1 / 3])
+
+
+def test_a_response_without_others():
+    alone = Gaussian(torch.tensor([3.0]), torch.tensor([2.0]))
+    for spec, worth in (("win_rate", 0.5), ("p_best", 1.0)):
+        assert parse_utility(spec)(alone, torch.tensor([4])).tolist() == [worth]
+
+
 def test_references_of_their_prompts():
     """Bradley–Terry: the mean of Λ(r − reference) over the references of the own prompt."""
     reward = Point(torch.tensor([1.0, 0.0, 2.0]))

@@ -88,6 +88,22 @@ def test_the_exponential_utility_orders_like_the_certainty_equivalent(family, se
     close(utility, -torch.exp(-0.8 * certain))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_do_not_see_each_other(family):
+    """[2, 3] and one alone say what [6] says."""
+    reward = build(family, 3, batch=6)
+    members = [build("mixture", seed, batch=6) for seed in (1, 2, 3)]
+    for rewards, specs in (
+        (reward, (*IN_REWARD_UNITS, "exponential:1.5")),
+        (Mixture.from_members(members, coupling="paired"), ("lcb_epistemic:1", "ucb_epistemic:1.5")),
+    ):
+        folded = RewardDistribution.concatenate([rewards[:3][None], rewards[3:][None]])
+        for spec in specs:
+            whole = parse_utility(spec)(rewards)
+            close(parse_utility(spec)(folded), whole.reshape(2, 3))
+            close(parse_utility(spec)(rewards[4]), whole[4])
+
+
 def reward_of_a_group(seed: int, count: int, shared: bool = False) -> RewardDistribution:
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(count, 6, generator=generator, dtype=torch.float64)

@@ -8,14 +8,14 @@ from pathlib import Path
 from poise.backbone import Backbone
 from poise.errors import ConfigError
 from poise.feature_cache import FeatureCache, default_cache
+from poise.model_folder import run_of
 from poise.run_folder import CHECKPOINT, RECIPE
 from poise.training.recipe import read_recipe
 
 
 def cache_of(model: Path, backbone: Backbone) -> FeatureCache:
     """The cache of the run that ``model`` (a run or its checkpoint) belongs to where it is on this machine, else the default."""
-    run = model.absolute().parent if model.absolute().name == CHECKPOINT else model
-    return FeatureCache(_recorded(run) or default_cache(), backbone.fingerprint(), backbone.hidden_size)
+    return FeatureCache(_recorded(run_of(model)) or default_cache(), backbone.fingerprint(), backbone.hidden_size)
 
 
 def _recorded(run: Path) -> Path | None:

@@ -14,8 +14,9 @@ from poise import checkpoint
 from poise.calibration import Calibration
 from poise.calibration_run import CalibrationReport, Elsewhere, PairReport, Wishes, calibrate
 from poise.cli.caching import cache_of
+from poise.cli.choices import on_bad, one_of
 from poise.cli.progress import FEATURES, working
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError
 from poise.evaluation.sets import EvaluationSet, Reading, kind_of, load_set
 from poise.model import RewardModel
 from poise.model_folder import checkpoint_in
@@ -39,17 +40,14 @@ def run(
     folder: Path, data: Sequence[str], on: Sequence[str], wishes: Wishes, options: Options, *, as_json: bool
 ) -> None:
     """Fit a calibration and put it into the checkpoint, or into a copy of it."""
-    if options.labels not in ("soft", "hard"):
-        raise ConfigError(unknown_choice("labels", options.labels, ["soft", "hard"]))
-    if options.bad_rows not in ("error", "drop"):
-        raise ConfigError(unknown_choice("bad-rows", options.bad_rows, ["error", "drop"]))
+    labels, bad_rows = one_of("labels", options.labels, ("soft", "hard")), on_bad(options.bad_rows)
     if not data:
         raise ConfigError("there is nothing to calibrate on; give preference pairs or ratings:FILE, or --remove")
     path = checkpoint_in(folder)
     checkpoint.read_metadata(path)
     _check_out(path, options.out)
     known = set() if options.include_train_prompts else train_prompts(folder)
-    reading = Reading(options.labels, options.bad_rows, known)  # type: ignore[arg-type]
+    reading = Reading(labels, bad_rows, known)
     sets, others = ([_load(name, reading) for name in names] for names in (data, on))
     with working(FEATURES) as terminal:
         for note in (f"{one.facts.name}: {note}" for one in (*sets, *others) for note in one.facts.notes):

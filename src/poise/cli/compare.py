@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from poise.cli.progress import counting, working
 from poise.errors import ConfigError
 from poise.evaluation.compare import compare
 from poise.evaluation.predictions import read
@@ -26,12 +27,14 @@ def run(evaluations: Sequence[Path], out: Path | None, resamples: int, *, as_jso
     if out is not None:
         check_file(out)
     predictions = [read(path) for path in evaluations]
-    found = compare(predictions, resamples=resamples)
-    if out is not None:
-        results = [measure(one, resamples=resamples) for one in predictions]
-        with replacing(out) as temporary:
-            page = suite_page(results, comparison_rows(found), found.verdict)
-            temporary.write_text(page, encoding="utf8")
+    with working("nothing was written; the same command starts anew") as terminal:
+        found = compare(predictions, resamples=resamples, progress=counting(terminal, "comparing"))
+        if out is not None:
+            progress = counting(terminal, "measuring")
+            results = [measure(one, resamples=resamples, progress=progress) for one in predictions]
+            with replacing(out) as temporary:
+                page = suite_page(results, comparison_rows(found), found.verdict)
+                temporary.write_text(page, encoding="utf8")
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
         return

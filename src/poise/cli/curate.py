@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.choices import on_bad, one_of
 from poise.cli.progress import FEATURES, working
 from poise.curation import report
 from poise.curation.curate import Curated, Search, curate, read
 from poise.curation.decide import GROUPS, Disputed, Mislabels, Rules
 from poise.curation.write import bad_row, check_outs, curated_row, write_rows
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError
 from poise.model import RewardModel
 from poise.output import replacing
 from poise.report import tables
@@ -54,9 +55,8 @@ class Outs:
 
 def rules_of(mislabels: str, doubt: float, boundary: float, disputed: str, mix: str | None, seed: int) -> Rules:
     """The rules from words on the command line. ConfigError for what is none."""
-    for name, given, kind in (("mislabels", mislabels, Mislabels), ("disputed", disputed, Disputed)):
-        if given not in get_args(kind):
-            raise ConfigError(unknown_choice(name, given, get_args(kind)))
+    one_of("mislabels", mislabels, get_args(Mislabels))
+    one_of("disputed", disputed, get_args(Disputed))
     return Rules(boundary, mislabels, doubt, disputed, _mix(mix), seed)  # type: ignore[arg-type]
 
 
@@ -73,14 +73,10 @@ def run(
     as_json: bool,
 ) -> None:
     """Curate a file of pairs: what stays, what was left out, the queue for people, and the report."""
-    for name, given, allowed in (
-        ("bad-rows", bad_rows, ("error", "drop")),
-        ("repeats", search.repeats, ("drop", "keep")),
-    ):
-        if given not in allowed:
-            raise ConfigError(unknown_choice(name, given, allowed))
+    unusable = on_bad(bad_rows)
+    one_of("repeats", search.repeats, ("drop", "keep"))
     outs.check([data, *search.against])
-    material = read(data, search, bad_rows)  # type: ignore[arg-type]
+    material = read(data, search, unusable)
     with working(FEATURES) as terminal:
         model = RewardModel.load(folder, device=device, raw=raw)
         cache = cache_of(folder, model.backbone)

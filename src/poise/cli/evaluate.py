@@ -12,9 +12,10 @@ from typing import NamedTuple
 import typer
 
 from poise.cli.caching import cache_of
-from poise.cli.progress import BLOCKS, working
+from poise.cli.choices import on_bad, one_of
+from poise.cli.progress import BLOCKS, counting, working
 from poise.cli.show import suite_table
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError
 from poise.evaluation.harness import PARTS, Scoring, score_sets
 from poise.evaluation.predictions import FILE, Predictions, read
 from poise.evaluation.sets import EvaluationSet, Reading, check_gold, judged_by, kind_of, load_set, parse_sets
@@ -47,10 +48,7 @@ class Options(NamedTuple):
 
 def run(model: str | None, on: Sequence[str], out: Path | None, options: Options, *, as_json: bool) -> None:
     """Score the sets ``on`` by ``model``, and measure; prompts of the model's own training are left out of files."""
-    if options.labels not in ("soft", "hard"):
-        raise ConfigError(unknown_choice("labels", options.labels, ["soft", "hard"]))
-    if options.bad_rows not in ("error", "drop"):
-        raise ConfigError(unknown_choice("bad-rows", options.bad_rows, ["error", "drop"]))
+    labels, bad_rows = one_of("labels", options.labels, ("soft", "hard")), on_bad(options.bad_rows)
     if model is None:
         raise ConfigError("no model was named; give one, or --from predictions.parquet")
     names = parse_sets(on)
@@ -60,7 +58,7 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
     if out is not None:
         _check_out(out)
     known = set() if options.include_train_prompts or not Path(model).is_dir() else train_prompts(Path(model))
-    reading = Reading(options.labels, options.bad_rows, known)  # type: ignore[arg-type]
+    reading = Reading(labels, bad_rows, known)
     sets = [load_set(name, reading) for name in names]
     place = nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="poise-")
     with working(BLOCKS if out is not None else UNKEPT) as terminal, place as given:
@@ -76,7 +74,7 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
             scorer.cache = cache_of(Path(model), scorer.model.backbone)
         predictions = _scored(scorer, sets, folder, terminal, options.utility)
         shutil.rmtree(folder / GOLD, ignore_errors=True)  # the gold scores are in the predictions
-    _show(predictions, out, options.resamples, None, as_json=as_json)
+    _show(predictions, out, options.resamples, kept=out, as_json=as_json)
 
 
 def judged(
@@ -93,13 +91,17 @@ def judged(
     return [judged_by(one, found) if one in mine else one for one in sets]
 
 
-def again(source: Path, out: Path | None, resamples: int, utility: str | None = None, *, as_json: bool) -> None:
-    """Measure saved predictions once more, without a model."""
+def again(
+    source: Path, out: Path | None, resamples: int, utility: str | None, named: Sequence[str | None], *, as_json: bool
+) -> None:
+    """Measure saved predictions once more; a model, or data, that is ``named`` beside them would not be looked at."""
+    if superfluous := [name for name in named if name is not None]:
+        raise ConfigError(f"--from {source} needs neither a model nor data; leave out {', '.join(superfluous)}")
     if utility is not None:
         parse_utility(utility)
     if out is not None:
         _check_out(out)
-    _show(read(source), out, resamples, utility, as_json=as_json)
+    _show(read(source), out, resamples, utility, kept=source, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:
@@ -123,13 +125,23 @@ def _scored(
     return scored
 
 
-def _show(predictions: Predictions, out: Path | None, resamples: int, utility: str | None, *, as_json: bool) -> None:
-    result = measure(predictions, resamples=resamples, utility=utility)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / RESULT) as temporary:
-            result.save(temporary)
-        _report(result, predictions, out)
+def _show(
+    predictions: Predictions,
+    out: Path | None,
+    resamples: int,
+    utility: str | None = None,
+    *,
+    kept: Path | None,
+    as_json: bool,
+) -> None:
+    with working(UNKEPT if kept is None else f"measure again with: poise evaluate --from {kept}") as terminal:
+        progress = counting(terminal, "measuring")
+        result = measure(predictions, resamples=resamples, utility=utility, progress=progress)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            with replacing(out / RESULT) as temporary:
+                result.save(temporary)
+            _report(result, predictions, out)
     typer.echo(result.to_json() if as_json else suite_table(result), nl=not as_json)
 
 

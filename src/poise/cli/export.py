@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
+from poise.cli.choices import one_of
 from poise.cli.progress import working
-from poise.errors import ConfigError, unknown_choice
 from poise.model import RewardModel
 from poise.output import check_writable
 from poise.publication import FORMS, About, export
@@ -17,8 +17,7 @@ from poise.publication.hub import check_repo, push
 
 def run(run: Path, out: Path, form: str, repo: str | None, *, public: bool, license: str | None, as_json: bool) -> None:
     """Write the folder or folders, and upload them where a repository is named."""
-    if form not in FORMS:
-        raise ConfigError(unknown_choice("form", form, FORMS))
+    one_of("form", form, FORMS)
     if repo is not None:
         check_repo(repo)
     check_writable(out)

@@ -9,12 +9,12 @@ import torch
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.choices import on_bad
 from poise.cli.progress import FEATURES, counting, working
 from poise.data.load import BadRow, Candidate, bad_rows_error, iter_candidates
-from poise.data.records import Message, text_length
-from poise.data.rows import aligned
+from poise.data.records import text_length
 from poise.data.splits import prompt_key
-from poise.errors import ConfigError, DataError, unknown_choice
+from poise.errors import ConfigError, DataError
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
 from poise.model_folder import checkpoint_in
@@ -28,6 +28,7 @@ from poise.monitoring import (
     write_reference,
 )
 from poise.report import tables
+from poise.scoring import encoded_candidates
 from poise.training.monitor import Terminal
 
 DRIFT = 1
@@ -37,8 +38,7 @@ def run(
     folder: Path, data: str, *, bad_rows: str, device: str, alpha: float, least: float, make: bool, as_json: bool
 ) -> None:
     """Compare with the reference, or ``make`` one of this data; exit code 1 where something has drifted."""
-    if bad_rows not in ("error", "drop"):
-        raise ConfigError(unknown_choice("bad-rows", bad_rows, ["error", "drop"]))
+    on_bad(bad_rows)
     if not 0 < alpha < 1 or not least >= 0:
         raise ConfigError(f"--alpha {alpha} --least {least}; alpha must lie between 0 and 1, and least be 0 or more")
     candidates, bad = _read(data, bad_rows)
@@ -84,28 +84,17 @@ def _observed(
     terminal: Terminal,
 ) -> dict[str, Observed]:
     """What the model says about the candidates, pairs where a row is one; those that do not fit go to ``bad``."""
-    texts = [
-        aligned((Message("user", c.prompt),), c.response)
-        if model.conversational and isinstance(c.prompt, str)
-        else (c.prompt, c.response)
-        for c in candidates
-    ]
-    encoded = model.backbone.encode(texts)
-    unfit = [
-        BadRow(source, c.row, f"{c.part}: {e.problem}", e.remedy)
-        for c, e in zip(candidates, encoded, strict=True)
-        if e.problem
-    ]
+    fit, unfit = encoded_candidates(model, candidates, source)
     if unfit and bad is None:
         raise bad_rows_error(unfit)
     if bad is not None:
         bad += unfit
-    kept = [i for i, e in enumerate(encoded) if not e.problem]
-    if not kept:
+    if not fit:
         raise DataError(f"{source}: no response fits the model; the first: {unfit[0]}")
-    features = model.features([encoded[i] for i in kept], cache, counting(terminal, "features"))
+    features = model.features([encoded for _, encoded in fit], cache, counting(terminal, "features"))
     terminal.close()
-    place = {(candidates[i].row, candidates[i].part): n for n, i in enumerate(kept)}
+    kept = [candidate for candidate, _ in fit]
+    place = {(one.row, one.part): n for n, one in enumerate(kept)}
     pairs = [
         (n, place[row, "rejected"])
         for (row, part), n in place.items()
@@ -115,8 +104,8 @@ def _observed(
         reward = model.raw().predict_features(features)
     return observe(
         reward,
-        [text_length(candidates[i].response) for i in kept],
-        [prompt_key(candidates[i].prompt) for i in kept],
+        [text_length(one.response) for one in kept],
+        [prompt_key(one.prompt) for one in kept],
         torch.tensor(pairs).view(-1, 2),
     )
 

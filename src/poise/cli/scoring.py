@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poise import processes
+from poise.cli.choices import on_bad
 from poise.data.load import OnBad
-from poise.errors import ConfigError, unknown_choice
 from poise.model import RewardModel
 
 
@@ -22,9 +22,7 @@ class Scoring:
     @classmethod
     def of(cls, bad_rows: str, device: str, raw: bool) -> Scoring:
         """From the options of the command line."""
-        if bad_rows not in ("error", "drop"):
-            raise ConfigError(unknown_choice("bad-rows", bad_rows, ["error", "drop"]))
-        return cls("drop" if bad_rows == "drop" else "error", device, raw)
+        return cls(on_bad(bad_rows), device, raw)
 
     def model(self, folder: Path) -> RewardModel:
         """Loaded by every process of a launcher, or by none."""

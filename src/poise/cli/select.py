@@ -9,15 +9,17 @@ from typing import Any
 import typer
 
 from poise.cli.caching import cache_of
+from poise.cli.choices import on_bad, one_of
 from poise.cli.progress import FEATURES, working
 from poise.curation.candidates import Pool, pool_of, read_pairs
 from poise.curation.select import ACQUISITIONS, Selection, select
 from poise.curation.write import check_outs, preference_row, write_rows
 from poise.data.load import load_preferences
 from poise.data.records import Preference
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError
 from poise.model import RewardModel
-from poise.run_folder import CHECKPOINT, RECIPE
+from poise.model_folder import run_of
+from poise.run_folder import RECIPE
 from poise.training.recipe import read_recipe
 from poise.training.split import load_data
 
@@ -39,10 +41,8 @@ def run(
     as_json: bool,
 ) -> None:
     """Write the pairs to label next, best first."""
-    if how not in ACQUISITIONS:
-        raise ConfigError(unknown_choice("way to select (--by)", how, ACQUISITIONS))
-    if bad_rows not in ("error", "drop"):
-        raise ConfigError(unknown_choice("bad-rows", bad_rows, ["error", "drop"]))
+    one_of("way to select (--by)", how, ACQUISITIONS)
+    on_bad(bad_rows)
     for name, value in (("--budget", budget), ("--per-prompt", per_prompt)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; give at least 1")
@@ -70,12 +70,12 @@ def _labelled(folder: Path, labelled: str | None) -> list[Preference]:
         return []
     if labelled is not None:
         return list(load_preferences(labelled).records)
-    place = folder.absolute().parent if folder.absolute().name == CHECKPOINT else folder
-    if not (place / RECIPE).exists():
+    recipe = run_of(folder) / RECIPE
+    if not recipe.exists():
         raise ConfigError(
             f"{folder} has no recipe that says what is labelled already; name the file with --labelled, or --labelled {AFRESH}"
         )
-    return list(load_data(read_recipe(place / RECIPE)).training)
+    return list(load_data(read_recipe(recipe)).training)
 
 
 def _row(pool: Pool, chosen: Selection, rank: int, how: str) -> dict[str, Any]:

@@ -55,21 +55,24 @@ class Rewards:
 
 def read(answer: Any, expected: int, url: str) -> Rewards:
     """The answer for ``expected`` responses; raises ``ServerError`` for anything else."""
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list) or len(data) != expected or any("score" not in entry for entry in data):
+    try:
+        data, pairs = answer["data"], answer.get("comparisons")
+        found = Rewards(
+            answer.get("model"),
+            answer.get("revision"),
+            answer.get("calibration"),
+            tuple(map(_row, data)),
+            None if pairs is None else tuple(Comparison(**pair) for pair in pairs),
+            _restored(answer.get("family"), data),
+        )
+    except (TypeError, ValueError, LookupError, AttributeError):
+        found = None
+    if found is None or len(found.rows) != expected:
         raise ServerError(
             f'{url}: expected {{"data": [{{"score"}}]}} with {expected} entries, got {str(answer)[:200]}; '
             "is this a reward server?"
         )
-    pairs = answer.get("comparisons")
-    return Rewards(
-        answer.get("model"),
-        answer.get("revision"),
-        answer.get("calibration"),
-        tuple(map(_row, data)),
-        None if pairs is None else tuple(Comparison(**pair) for pair in pairs),
-        _restored(answer.get("family"), data),
-    )
+    return found
 
 
 def _row(entry: Mapping[str, Any]) -> Row:

@@ -85,12 +85,16 @@ class Protocol:
             raise ConfigError(f"{url!r} is no address; give http://HOST:PORT of a reward server")
         if tries < 1:
             raise ConfigError(f"tries is {tries}; it must be at least 1")
+        self._httpx = require_httpx()
+        try:
+            self._httpx.URL(url)
+        except self._httpx.InvalidURL as error:
+            raise ConfigError(f"{url!r} is no address ({error}); give http://HOST:PORT of a reward server") from None
         base, path = _split(url)
         self.url, self._base, self.model, self.tries = url, base, model, tries
         self._route = path if path.strip("/") else ROUTE
         self._timeout = timeout
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._httpx = require_httpx()
         self._settings: dict[str, Any] = {
             "headers": headers,
             "timeout": self._httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS), pool=None),
@@ -106,7 +110,7 @@ class Protocol:
             body["score"] = {"utility": body.pop("utility")}
         parts = []
         for block in _blocks(inputs):
-            answer = yield from self._ask("POST", self._route, {"inputs": block} | body)
+            answer = yield from self._ask("POST", self._route, {"inputs": _plain(block)} | body)
             parts.append(read(answer, sum(map(_size, block)), self.url))
         return joined(parts)
 
@@ -152,7 +156,7 @@ def grouped(prompts: Any, responses: Any) -> list[dict[str, Any]]:
     if len(each) != len(many):
         raise ConfigError(f"{len(each)} prompts for {len(many)} responses; give one prompt, or one per response")
     pairs = itertools.groupby(zip(each, many, strict=True), lambda pair: pair[0])
-    return [{"prompt": _plain(prompt), "responses": [_plain(r) for _, r in group]} for prompt, group in pairs]
+    return [{"prompt": prompt, "responses": [response for _, response in group]} for prompt, group in pairs]
 
 
 def _is_text(value: Any) -> bool:
@@ -160,11 +164,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (bool(value) and (isinstance(value[0], Mapping) or hasattr(value[0], "_asdict")))
 
 
-def _plain(text: Any) -> Any:
-    """A string, or messages as JSON has them."""
-    if isinstance(text, str):
-        return text
-    return [m._asdict() if hasattr(m, "_asdict") else dict(m) for m in text]
+def _plain(value: Any) -> Any:
+    """What JSON has: named messages, which it would take for lists, as mappings, however deep they lie."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if hasattr(value, "_asdict"):
+        return value._asdict()
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _size(group: Mapping[str, Any]) -> int:

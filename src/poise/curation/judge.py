@@ -27,9 +27,10 @@ from poise.distributions.disagreement import bimodality_coefficient
 from poise.errors import ConfigError
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
+from poise.model_folder import run_of
 from poise.pairing import PairFeatures
 from poise.rated import RatedFeatures, rated_features
-from poise.run_folder import CHECKPOINT, RECIPE, train_prompts
+from poise.run_folder import RECIPE, train_prompts
 from poise.training import prepare
 from poise.training.heads import train_heads
 from poise.training.material import HeadData
@@ -207,13 +208,9 @@ def _rated_without(rated: RatedFeatures, prompts: set[str]) -> RatedFeatures:
     )
 
 
-def _place(run: Path) -> Path:
-    return run.absolute().parent if run.absolute().name == CHECKPOINT else run
-
-
 def _refusal(run: Path) -> str | None:
     """Why a run cannot be cross-fitted, or None."""
-    path = _place(run) / RECIPE
+    path = run_of(run) / RECIPE
     if not path.exists():
         return f"{run} has no recipe ({RECIPE}) to train further heads by"
     if read_recipe(path).training.update != "head":
@@ -228,7 +225,7 @@ def _recipe(run: Path, folds: int) -> Recipe:
         raise ConfigError(
             f"--cross-fit {folds}: {why}; judge by a run that was trained on other prompts (--cross-fit 0)"
         )
-    return read_recipe(_place(run) / RECIPE)
+    return read_recipe(run_of(run) / RECIPE)
 
 
 def as_read(model: RewardModel, pairs: Sequence[Preference]) -> list[Preference]:

@@ -13,7 +13,7 @@ from poise.curation.curate import Curated
 from poise.curation.decide import GROUPS, NOT_JUDGED, Decision
 from poise.report import tables
 from poise.report.examples import readable
-from poise.report.extras import require
+from poise.report.page import excerpt, render_page
 from poise.report.svg import Panel, draw, series_key, series_style
 
 EACH = 3
@@ -59,27 +59,14 @@ def markdown(found: Curated) -> str:
 
 def page(found: Curated) -> str:
     """The report as one HTML page; ConfigError where the ``report`` extra is not installed."""
-    jinja2 = require("jinja2")
-    here, house = Path(__file__).parent, Path(tables.__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here, house]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": tables.number, "percent": tables.percent, "excerpt": _short}
-    environment.globals["style"] = (house / "style.css").read_text(encoding="utf-8")
-    template = environment.get_template("report.html.jinja")
-    return str(
-        template.render(
-            source=found.source,
-            verdict=verdict(found),
-            counts=counts(found),
-            groups=groups(found),
-            panel=histogram(found),
-            examples=[(one, _texts(one)) for one in examples(found)],
-        )
+    return render_page(
+        Path(__file__).with_name("report.html.jinja"),
+        source=found.source,
+        verdict=verdict(found),
+        counts=counts(found),
+        groups=groups(found),
+        panel=histogram(found),
+        examples=[(one, _texts(one)) for one in examples(found)],
     )
 
 
@@ -165,16 +152,12 @@ def _known(doubt: float) -> float:
 
 def _shown(title: str, one: Decision) -> Shown:
     pair = one.pair
-    texts = [_short(readable(text)) for text in (pair.prompt, pair.chosen, pair.rejected)]
+    texts = [excerpt(readable(text), LONGEST) for text in (pair.prompt, pair.chosen, pair.rejected)]
     return Shown(title, f"row {pair.row} of {pair.source}", one.reason, *texts)
 
 
 def _texts(one: Shown) -> Sequence[tuple[str, str]]:
     return (("Prompt", one.prompt), ("Chosen, as it came", one.chosen), ("Rejected, as it came", one.rejected))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… [{len(text) - LONGEST:,} more characters]"
 
 
 def _quoted(text: str) -> str:

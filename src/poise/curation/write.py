@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pyarrow.parquet
 
 from poise.curation.decide import Decision
 from poise.data.load import BadRow
-from poise.data.records import Preference, Text
+from poise.data.records import Preference
 from poise.errors import ConfigError, DataError
+from poise.evaluation.items import plain
 from poise.output import check_file, replacing
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -65,7 +66,7 @@ def bad_row(bad: BadRow) -> dict[str, Any]:
 
 def preference_row(pair: Preference) -> dict[str, Any]:
     """The columns that the loader reads back to the same pair, without the empty ones."""
-    row: dict[str, Any] = {name: _text(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")}
+    row: dict[str, Any] = {name: plain(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")}
     row |= {name: getattr(pair, name) for name in OPTIONAL}
     row["votes"] = None if pair.votes is None else asdict(pair.votes)
     row["tie"] = pair.tie or None
@@ -88,19 +89,15 @@ def write_rows(rows: list[dict[str, Any]], out: Path) -> None:
 def _table(rows: list[dict[str, Any]], out: Path) -> pyarrow.Table:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     # what nests differently from row to row has no type of column: as text, readers skip it
-    plain = [{k: json.dumps(v, ensure_ascii=False) if k == "meta" else v for k, v in row.items()} for row in rows]
+    flat = [{k: json.dumps(v, ensure_ascii=False) if k == "meta" else v for k, v in row.items()} for row in rows]
     try:
-        return pyarrow.table({name: [row.get(name) for row in plain] for name in columns})
+        return pyarrow.table({name: [row.get(name) for row in flat] for name in columns})
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{out}: the rows do not fit into columns of one type ({reason}), as where plain and conversational rows mix; "
             "write a .jsonl file"
         ) from None
-
-
-def _text(text: Text) -> str | list[Mapping[str, str]]:
-    return text if isinstance(text, str) else [message._asdict() for message in text]
 
 
 def _number(value: float) -> float | None:

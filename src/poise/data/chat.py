@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from poise.data.records import Conversation, Message, Text
+from poise.data.records import Conversation, Message, Text, as_messages
 from poise.data.specials import Spellings, unused_mark
 from poise.errors import ConfigError
 
@@ -124,7 +124,7 @@ class ChatEncoder:
         whole = self._tokens([(prompt, response)])[0]
         room = self.max_length - sum(map(len, whole.frame))
         limit = max(room // 2, room - whole.shared)
-        *before, last = _messages(response)
+        *before, last = as_messages(response, "assistant")
         low, high = 0, len(last.content)  # number of characters to keep
         while low < high:
             middle = (low + high + 1) // 2
@@ -241,7 +241,7 @@ class ChatEncoder:
         if isinstance(prompt, str):
             text = self._render(prompt, response)
             return self._spellings.cut(text) if self.frame.between else [text]
-        answer = None if response is None else _messages(response)
+        answer = None if response is None else as_messages(response, "assistant")
         contents = [m.content for m in (*prompt, *(answer or ()))]
         if not self._spellings.occur_in(contents):
             return [self._render(prompt, answer)]
@@ -270,7 +270,7 @@ class ChatEncoder:
             if self.frame.between:
                 return turns
             return f"{turns}\n\nAssistant:" + ("" if response is None else f" {_plain(response)}{question}")
-        answer = () if response is None else _messages(response)
+        answer = () if response is None else as_messages(response, "assistant")
         messages = [m._asdict() for m in (*prompt, *answer)]
         if self.instruction is not None and asked:
             messages.append(Message("user", self.instruction)._asdict())
@@ -316,10 +316,6 @@ def _bare(tokens: Tokens) -> Tokens:
     if frame.after and tuple(ids[-len(frame.after) :]) == frame.after:
         ids = ids[: -len(frame.after)]
     return Tokens(ids, min(shared, len(ids)), frame)
-
-
-def _messages(response: Text) -> Conversation:
-    return (Message("assistant", response),) if isinstance(response, str) else response
 
 
 def _labelled(message: Message) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from poise.data import rows
+from poise.data.chat import MEND_ROLES, SHORTEN, Truncate
 from poise.data.named import Named, resolve
-from poise.data.records import Message, Preference, Ranking, Rating, Text
+from poise.data.records import Preference, Ranking, Rating, Text, as_messages
 from poise.data.sources import read_rows
 from poise.errors import DataError
 
 R = TypeVar("R", Preference, Rating, Ranking)
+Judged = TypeVar("Judged", Preference, Rating)
 OnBad = Literal["error", "drop"]
 SHOWN = 5
 DROP = "mend them, or leave them out (data.bad_rows=drop in a recipe, --bad-rows drop in poise evaluate and score)"
@@ -64,20 +66,15 @@ def read_preferences(source: str) -> tuple[tuple[Preference, ...], tuple[BadRow,
     return tuple(_converted(source, _preferences_of, bad)), tuple(bad)
 
 
-def as_conversation(pair: Preference) -> Preference:
-    """A pair of plain strings as one user and one assistant message; conversations stay as they are."""
-    if not isinstance(pair.prompt, str):
-        return pair
-
-    def said(role: str, text: Text) -> Text:
-        return (Message(role, text),) if isinstance(text, str) else text
-
-    return replace(
-        pair,
-        prompt=said("user", pair.prompt),
-        chosen=said("assistant", pair.chosen),
-        rejected=said("assistant", pair.rejected),
-    )
+def as_conversation(record: Judged) -> Judged:
+    """Plain strings as one user and one assistant message; conversations stay as they are."""
+    if not isinstance(record.prompt, str):
+        return record
+    asked = as_messages(record.prompt, "user")
+    if isinstance(record, Preference):
+        chosen, rejected = (as_messages(text, "assistant") for text in (record.chosen, record.rejected))
+        return replace(record, prompt=asked, chosen=chosen, rejected=rejected)
+    return replace(record, prompt=asked, response=as_messages(record.response, "assistant"))
 
 
 def load_ratings(source: str | Path, on_bad: OnBad = "error") -> Loaded[Rating]:
@@ -120,6 +117,17 @@ def bad_rows_error(bad: Sequence[BadRow], way_out: str = DROP) -> DataError:
     if len(bad) > 1:
         lines.append(way_out)
     return DataError("\n".join(lines))
+
+
+def require_readable(dropped: Sequence[BadRow], truncate: Truncate) -> None:
+    """Refuse (``DataError``) rows that must not be left out silently: of roles that the template does not take, and too long
+    ones where ``truncate`` is ``error``."""
+    refused = [bad for bad in dropped if bad.remedy == MEND_ROLES]
+    if refused:
+        raise bad_rows_error(refused, "a row that the chat template refuses is never left out silently")
+    too_long = [bad for bad in dropped if bad.remedy == SHORTEN]
+    if too_long and truncate == "error":
+        raise bad_rows_error(too_long, "or set backbone.truncate=prompt (cut prompts) or drop (leave such rows out)")
 
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ text's own. Token by token, all layers but attention then run on unique tokens o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -76,36 +76,37 @@ def pack(texts: Sequence[tuple[Sequence[int], int]], keys: Sequence[object], *, 
     members: dict[object, list[int]] = {}
     for number, key in enumerate(keys):
         members.setdefault(key if share else number, []).append(number)
+    return laid_out(texts, [(_shared([texts[i][0] for i in group]), group) for group in members.values()])
+
+
+def laid_out(texts: Sequence[tuple[Sequence[int], int]], groups: Iterable[tuple[int, Sequence[int]]]) -> Packed:
+    """Texts (token ids, prompt length) in one row, by groups of (how many first tokens they share, their numbers)."""
     ids: list[int] = []
     positions: list[int] = []
-    groups, order = [], []
-    for group in members.values():
-        prefix = _common_prefix([texts[i][0] for i in group]) if len(group) > 1 else 0
-        if prefix < SHORTEST_SHARED:
-            prefix = 0
+    made: list[Group] = []
+    order: list[int] = []
+    for prefix, group in groups:
         ids += texts[group[0]][0][:prefix]
         positions += range(prefix)
         for i in group:
             own = texts[i][0][prefix:]
             ids += own
             positions += range(prefix, prefix + len(own))
-        groups.append(Group(prefix, tuple(len(texts[i][0]) - prefix for i in group)))
+        made.append(Group(prefix, tuple(len(texts[i][0]) - prefix for i in group)))
         order += group
     return Packed(
         ids=torch.tensor(ids),
         positions=torch.tensor(positions),
-        groups=tuple(groups),
+        groups=tuple(made),
         order=tuple(order),
         prompt_lengths=tuple(texts[i][1] for i in order),
     )
 
 
-def _common_prefix(texts: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all share, less than the length of the shortest."""
+def _shared(texts: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all share, less than the length of the shortest; 0 where it is not worth a segment."""
     ordered = sorted(map(tuple, texts))
     first, last = ordered[0], ordered[-1]  # of sorted sequences these two differ earliest
-    limit = min(len(text) for text in texts) - 1
-    for place in range(limit):
-        if first[place] != last[place]:
-            return place
-    return limit
+    limit = min(map(len, texts)) - 1 if len(texts) > 1 else 0
+    shared = next((place for place in range(limit) if first[place] != last[place]), limit)
+    return shared if shared >= SHORTEST_SHARED else 0

@@ -25,6 +25,11 @@ Conversation: TypeAlias = tuple[Message, ...]
 Text: TypeAlias = str | Conversation
 
 
+def as_messages(text: Text, role: str) -> Conversation:
+    """A plain string as one message of that role; a conversation as it is."""
+    return (Message(role, text),) if isinstance(text, str) else text
+
+
 def text_length(text: Text) -> int:
     """Characters of a text, roles not counted."""
     return len(text) if isinstance(text, str) else sum(len(m.content) for m in text)

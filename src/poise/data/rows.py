@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poise.data.records import QUALITIES, Message, Preference, Ranking, Rating, Text, Votes
+from poise.data.records import QUALITIES, Message, Preference, Ranking, Rating, Text, Votes, as_messages
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 HH_MARKER = "\n\nAssistant:"
@@ -64,7 +64,7 @@ def rating(row: Mapping[str, Any], number: int = 0, source: str = "") -> Rating:
     if name not in row:
         raise RowError(f"column 'response' is missing (found {_names(row)})", "rename the answer column to response")
     prompt, response = aligned(text(row.get("prompt"), "prompt"), text(row[name], name), response_name=name)
-    given = row.get("ratings", row.get("attributes"))
+    given = row.get("attributes") if row.get("ratings") is None else row["ratings"]
     meta = row.get("meta") or {}
     scale = row.get("scale", meta.get("scale") if isinstance(meta, Mapping) else None)
     return Rating(
@@ -72,22 +72,24 @@ def rating(row: Mapping[str, Any], number: int = 0, source: str = "") -> Rating:
         response=response,
         ratings=_ratings(given),
         scale=_scale(scale),
-        annotators=tuple(str(a) for a in row.get("annotators") or ()),
+        annotators=_annotators(row.get("annotators")),
         **_provenance(row, number, source),
     )
 
 
 def ranking(row: Mapping[str, Any], number: int = 0, source: str = "") -> Ranking:
     """Read a ranking row: ``prompt``, ``responses`` and ``ranks`` (1 is best; equal ranks are ties)."""
-    responses, ranks = row.get("responses"), row.get("ranks")
-    if not isinstance(responses, Sequence) or isinstance(responses, str) or len(responses) < 2:
+    responses, ranks = row.get("responses") or (), row.get("ranks") or ()
+    if not _is_list(responses) or len(responses) < 2:
         raise RowError("'responses' is not a list of at least two", "give one list of responses a row")
-    if not isinstance(ranks, Sequence) or isinstance(ranks, str) or len(ranks) != len(responses):
+    if not _is_list(ranks, len(responses)):
         raise RowError(f"'ranks' does not have {len(responses)} entries", "give one rank per response, 1 is best")
     prompt = text(row.get("prompt"), "prompt")
     read = [
         aligned(prompt, text(r, f"responses[{i}]"), response_name=f"responses[{i}]") for i, r in enumerate(responses)
     ]
+    if len({isinstance(response, str) for _, response in read}) > 1:
+        raise RowError("'responses' are of different kinds", "give all as strings or all as messages")
     return Ranking(
         prompt=read[0][0],
         responses=tuple(response for _, response in read),
@@ -170,10 +172,8 @@ def aligned(prompt: Text, response: Text, *, response_name: str = "response") ->
 
     A conversation is empty where its last user message is: nothing was asked.
     """
-    if isinstance(prompt, str) and not isinstance(response, str):
-        prompt = (Message("user", prompt),)
-    if not isinstance(prompt, str) and isinstance(response, str):
-        response = (Message("assistant", response),)
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        prompt, response = as_messages(prompt, "user"), as_messages(response, "assistant")
     if not isinstance(prompt, str) and not any(m.role == "user" for m in prompt):
         raise RowError("'prompt' has no user message", "a conversation needs at least one user turn")
     asked = prompt if isinstance(prompt, str) else [m.content for m in prompt if m.role == "user"][-1]
@@ -236,11 +236,8 @@ def _string_cut(chosen: str, rejected: str) -> int:
 
 
 def _require_same_prompt(shared: Text, given: Text) -> None:
-    if isinstance(given, str):
-        same = any(m.content.strip() == given.strip() for m in shared if isinstance(m, Message))
-    else:
-        same = tuple(given) == tuple(shared)
-    if not same:
+    said = {m.content.strip() for m in shared if isinstance(m, Message)}
+    if given != shared and not (isinstance(given, str) and given.strip() in said):
         raise RowError(
             "prompt mismatch: 'prompt' is not how 'chosen' and 'rejected' begin",
             "remove the prompt column or put only the answers in chosen and rejected",
@@ -255,7 +252,7 @@ def _votes(value: Any) -> Votes | None:
         if unknown:
             raise RowError(f"'votes' has unknown keys {sorted(map(str, unknown))}", "use chosen, rejected, tie")
         counts = [value.get("chosen"), value.get("rejected"), value.get("tie") or 0]
-    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (2, 3):
+    elif _is_list(value, 2, 3):
         counts = [*value, 0][:3]
     else:
         raise RowError(f"'votes' is {value!r}", 'give {"chosen": 3, "rejected": 1, "tie": 1} or [3, 1, 1]')
@@ -295,7 +292,7 @@ def _pair_attributes(value: Any) -> dict[str, tuple[float, float]]:
     for name, both in value.items():
         if both is None:
             continue
-        if not isinstance(both, Sequence) or isinstance(both, str) or len(both) != 2:
+        if not _is_list(both, 2):
             raise RowError(f"attribute {name!r} is {both!r}", "give two numbers: [chosen, rejected]")
         result[str(name)] = (_required(both[0], str(name)), _required(both[1], str(name)))
     return result
@@ -306,13 +303,7 @@ def _quality(value: Any) -> tuple[str | None, str | None]:
         return None, None
     if isinstance(value, Mapping):
         value = [value.get("chosen"), value.get("rejected")]
-    allowed = (None, *QUALITIES)
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or len(value) != 2
-        or any(v not in allowed for v in value)
-    ):
+    if not _is_list(value, 2) or any(v not in (None, *QUALITIES) for v in value):
         raise RowError(
             f"'quality' is {value!r}", f"give [chosen, rejected], each one of {', '.join(QUALITIES)} or null"
         )
@@ -328,7 +319,7 @@ def _ratings(value: Any) -> dict[str, tuple[float, ...]]:
     for name, given in value.items():
         if given is None:
             continue
-        many = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        many = given if _is_list(given) else [given]
         result[str(name)] = tuple(_required(v, f"ratings[{name}]") for v in many)
     if not any(result.values()):
         raise RowError("'ratings' holds no number", "remove the row or give at least one rating")
@@ -336,12 +327,17 @@ def _ratings(value: Any) -> dict[str, tuple[float, ...]]:
 
 
 def _scale(value: Any) -> tuple[float, float] | None:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+    if not _is_list(value, 2):
         return None  # meta.scale may be a description in words
     low, high = (_required(v, "scale") for v in value)
     if not low < high:
         raise RowError(f"'scale' is {value!r}", "give [lowest, highest]")
     return low, high
+
+
+def _is_list(value: Any, *lengths: int) -> bool:
+    """Whether a value is a list, of one of these lengths where any is given."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and (not lengths or len(value) in lengths)
 
 
 def _number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float | None:
@@ -373,9 +369,17 @@ def _flag(value: Any, name: str) -> bool:
 
 
 def _label(value: Any, name: str) -> str | None:
-    if value is None or isinstance(value, (str, int)):
-        return None if value is None else str(value)
-    raise RowError(f"{name!r} is {type(value).__name__}", "give a string")
+    if value is not None and not isinstance(value, (str, int)):
+        raise RowError(f"{name!r} is {type(value).__name__}", "give a string")
+    return None if value is None else str(value)
+
+
+def _annotators(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not _is_list(value):
+        raise RowError(f"'annotators' is {value!r}", "give a list with one name per rater")
+    return tuple(map(str, value))
 
 
 def _provenance(row: Mapping[str, Any], number: int, source: str) -> dict[str, Any]:

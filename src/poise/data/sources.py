@@ -34,23 +34,27 @@ def read_rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises ``DataError`` where the source as a whole cannot be read (missing, empty, truncated, of unknown kind).
     """
-    path = Path(source).expanduser()
-    rows: Iterator[tuple[int, dict[str, Any]]]
-    if path.is_dir():
-        rows = _read_saved_dataset(path)
-    elif path.exists():
-        rows = _read_file(path)
-    else:
-        hub = HUB_ID.match(str(source))
-        if hub is None or str(source).endswith(SUFFIXES):
-            raise DataError(f"{source}: no such file or folder; check the path (a hub dataset id reads org/name:split)")
+    hub, path = on_the_hub(source), Path(source).expanduser()
+    if hub is not None:
         rows = _read_hub(hub["id"], hub["config"], hub["split"] or "train")
+    else:
+        rows = _read_saved_dataset(path) if path.is_dir() else _read_file(path)
     empty = True
     for numbered in rows:
         empty = False
         yield numbered
     if empty:
         raise DataError(f"{source}: the file holds no rows; give at least one preference or rating")
+
+
+def on_the_hub(source: str | Path) -> re.Match[str] | None:
+    """The parts of a hub dataset id, None for a file or folder that is here; ``DataError`` for what is neither."""
+    if Path(source).expanduser().exists():
+        return None
+    hub = HUB_ID.match(str(source))
+    if hub is None or str(source).endswith(SUFFIXES):
+        raise DataError(f"{source}: no such file or folder; check the path (a hub dataset id reads org/name:split)")
+    return hub
 
 
 def _read_file(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

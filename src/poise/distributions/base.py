@@ -253,7 +253,7 @@ class RewardDistribution(ABC):
     def rsample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """[n, ...] draws; gradients flow to the means and stds of the drawn components, never to the weights."""
         weights, means, stds = self.components()
-        cumulative = weights.detach().cumsum(-1)
+        cumulative = weights.cumsum(-1)
         uniform = torch.rand((*self.shape, n), generator=generator, dtype=self.dtype, device=self.device)
         chosen = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
         chosen = chosen.clamp(max=weights.shape[-1] - 1)

@@ -78,7 +78,7 @@ class BestOfN:
     def metrics(self) -> dict[str, Metric]:
         """Gains at each n, ``over_optimisation`` of the mean curves and ``fit_gain`` of gold, for a bootstrap by prompt."""
         gains: dict[str, Metric] = {
-            f"{side}_at_{n}": partial(_column_mean, curve[:, i])
+            f"{side}_at_{n}": partial(mean, curve[:, i])
             for side, curve in (("gold", self.gold), ("proxy", self.proxy))
             for i, n in enumerate(self.n)
             if n > 1
@@ -130,10 +130,6 @@ def _gain(curves: FloatArray, scores: Sequence[ArrayLike]) -> FloatArray:
     """Curves [prompts, n], whose first column is n = 1, as gains in units of the mean within-prompt spread of the scores."""
     spread = float(np.sqrt(np.mean([np.var(np.asarray(values, dtype=np.float64)) for values in scores])))
     return (curves - curves[:, :1]) / (spread if spread > 0.0 else 1.0)
-
-
-def _column_mean(values: FloatArray, *, weights: FloatArray) -> FloatArray:
-    return mean(values, weights)
 
 
 def _log_choose(total: FloatArray, n: FloatArray) -> FloatArray:

@@ -99,11 +99,6 @@ class PromptBootstrap:
             for name, value in values.items()
         }
 
-    def differences(self, first: Mapping[str, Metric], second: Mapping[str, Metric]) -> dict[str, Interval]:
-        """first − second for the metrics that both have, on the same resamples: an interval without 0 is a difference."""
-        shared = [name for name in first if name in second]
-        return self.intervals({name: _Difference(first[name], second[name]) for name in shared})
-
     def _interval(self, value: float, drawn: FloatArray, centred: bool) -> Interval:
         kept = drawn[np.isfinite(drawn)]
         if not kept.size:
@@ -123,12 +118,3 @@ def _p_value(value: float, drawn: FloatArray, prompts: int) -> float:
     if error == 0.0:  # the same in every resample: no sample tells more than that
         return 2.0 / (1 + kept.size)
     return float(2.0 * t_distribution.sf(abs(value) / error, prompts - 1))
-
-
-@dataclass(frozen=True)
-class _Difference:
-    first: Metric
-    second: Metric
-
-    def __call__(self, *, weights: FloatArray) -> FloatArray:
-        return self.first(weights=weights) - self.second(weights=weights)

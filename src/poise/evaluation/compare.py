@@ -62,22 +62,40 @@ class Comparison(Record):
     verdict: str
 
 
-def compare(predictions: Sequence[Predictions], *, resamples: int = 1000, seed: int = 0) -> Comparison:
-    """Every scorer against the first, on the sets that both have; raises ``DataError`` where the items differ."""
-    first, *others = predictions
-    found = []
-    for other in others:
+def compare(
+    predictions: Sequence[Predictions],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Every scorer against the first, on the sets that both have; raises ``DataError`` where the items differ.
+
+    ``progress`` hears how many of how many sets of the others are done.
+    """
+    mine, *others = map(Side.of, predictions, told_apart([str(given.scorer["name"]) for given in predictions]))
+    shared: list[tuple[Side, SetPredictions, SetPredictions]] = []
+    for side, other in zip(others, predictions[1:], strict=True):
         theirs = {one.facts.name: one for one in other.sets}
-        for one in first.sets:
-            if one.facts.name in theirs:
-                sides = Side.of(first), Side.of(other)
-                found += _differences(one, theirs[one.facts.name], sides, resamples, seed)
+        shared += [(side, one, theirs[one.facts.name]) for one in predictions[0].sets if one.facts.name in theirs]
+    found = []
+    for done, (side, first, second) in enumerate(shared):
+        progress(done, len(shared))
+        found += _differences(first, second, (mine, side), resamples, seed)
     if not found:
         raise DataError("these evaluations share no set; evaluate all scorers on the same ones")
     corrected = [
         one.model_copy(update={"p_holm": p}) for one, p in zip(found, holm([one.p for one in found]), strict=True)
     ]
     return Comparison(differences=corrected, verdict=_verdict(corrected))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of scorers; those that an earlier one has get numbers."""
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        found.append(f"{name} ({number})" if name in found else name)
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -144,9 +162,9 @@ class Side:
     scales: Scales
 
     @classmethod
-    def of(cls, given: Predictions) -> Side:
+    def of(cls, given: Predictions, name: str) -> Side:
         """As its predictions say."""
-        return cls(str(given.scorer["name"]), utility_of(given), scales_of_scorer(given.scorer))
+        return cls(name, utility_of(given), scales_of_scorer(given.scorer))
 
     def measured(self, one: SetPredictions) -> list[Measured]:
         """Everything that is measured of a set."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poise.data.chat import SHORTEN, ChatEncoder, Encoded
-from poise.data.records import Message, Text
+from poise.data.records import Text, as_messages
 from poise.errors import DataError
 
 
 def conversation(prompt: Text, response: Text) -> tuple[Text, Text]:
     """Plain strings as messages. A benchmark may hold a blank response, which is scored like any other."""
-    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return asked, (Message("assistant", response),) if isinstance(response, str) else response
+    return as_messages(prompt, "user"), as_messages(response, "assistant")
 
 
 def encode(encoder: ChatEncoder, texts: Sequence[tuple[Text, Text]], name: str) -> list[Encoded]:

@@ -15,11 +15,6 @@ def flat_texts(items: Sequence[Item]) -> list[tuple[Text, Text]]:
     return [(item.prompt, response) for item in items for response in item.responses]
 
 
-def item_numbers(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """(number of the item, number of the response in it) of every response, in the order of ``flat_texts``."""
-    return [(i, j) for i, item in enumerate(items) for j in range(len(item.responses))]
-
-
 def item_json(item: Item) -> str:
     """Everything of an item but its responses."""
     head = {"prompt": plain(item.prompt), "better": item.better, "meta": dict(item.meta)}

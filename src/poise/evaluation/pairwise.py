@@ -93,22 +93,6 @@ def evaluate_pairs(
     )
 
 
-def compare_pairs(
-    first: ArrayLike,
-    second: ArrayLike,
-    y: ArrayLike,
-    prompts: Sequence[Hashable],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Metrics of model ``first`` [n] minus those of model ``second`` [n] on the same pairs; an interval without 0 is a difference."""
-    one, two = PairRows.of(first, y), PairRows.of(second, y)
-    _check_length("prompts", prompts, len(one.p))
-    bootstrap = PromptBootstrap(prompts, resamples=resamples, seed=seed)
-    return bootstrap.differences(pair_metrics(one.p, one.y), pair_metrics(two.p, two.y))
-
-
 def pair_metrics(p: FloatArray, y: FloatArray, tie: ArrayLike | None = None) -> dict[str, Metric]:
     """The measures of a pairwise evaluation by name, in the order of the tables.
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from poise.data.records import text_length
 from poise.distributions import RewardDistribution
+from poise.evaluation.metrics.rows import FloatArray
 from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
 from poise.evaluation.remarkable import remarkable
 from poise.evaluation.result import EvaluationResult
 from poise.model import RewardModel
 from poise.pairing import PairFeatures
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

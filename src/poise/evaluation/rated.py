@@ -15,12 +15,13 @@ from poise.data.ratings import Scales
 from poise.data.records import Text
 from poise.data.splits import prompt_key
 from poise.distributions import RewardDistribution
+from poise.errors import DataError
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.benchmark import Item
 from poise.evaluation.bootstrap import Interval, Metric, PromptBootstrap
 from poise.evaluation.chosen import BestOfNResult, choose
 from poise.evaluation.metrics.correlation import pearson, spearman
-from poise.evaluation.metrics.rows import FloatArray
+from poise.evaluation.metrics.rows import FloatArray, mean
 from poise.evaluation.rating_calibration import Coverage, calibration_metrics, coverage_curve, pit_curve
 from poise.evaluation.ratings import Panel, cramer, crps, half_wasserstein, noise_floor, wasserstein
 from poise.evaluation.result import CurvePoint, Record
@@ -60,13 +61,19 @@ class Rated:
     scalar: FloatArray
 
     def of(self, name: str) -> tuple[list[int], Panel, RewardDistribution | None]:
-        """The rows that are rated on an attribute, their ratings, and the belief about it on the scale of the data, if any."""
+        """The rows that are rated on an attribute, their ratings, and the belief about it on the scale of the data, if any.
+
+        Raises ``DataError`` where the data states several scales.
+        """
         rows = [i for i, item in enumerate(self.items) if item.meta["ratings"].get(name)]
         panel = Panel.of([self.items[i].meta["ratings"][name] for i in rows])
-        if name not in self.beliefs:
+        stated = {tuple(self.items[i].meta.get("scale") or ()) for i in rows}
+        if len(stated) > 1:
+            raise DataError(f"the ratings of {name!r} have the scales {sorted(stated)}; give all of them one scale")
+        if name not in self.beliefs or name not in self.scales:
             return rows, panel, None
         belief = self.beliefs[name][torch.tensor(rows)].to(torch.float64)
-        return rows, panel, _on_scale(belief, self.scales[name], self.items[rows[0]].meta.get("scale"))
+        return rows, panel, _on_scale(belief, self.scales[name], stated.pop())
 
     def measures(self, name: str, seed: int = 0) -> tuple[list[int], dict[str, Metric]]:
         """The rows that are rated on an attribute, and what is measured of them."""
@@ -124,7 +131,7 @@ def rating_metrics(belief: RewardDistribution, panel: Panel, *, seed: int = 0) -
     per_item = {"crps": crps(belief, panel), "w1": wasserstein(belief, panel)}
     if min(len(given) for given in panel.items) > 1:
         per_item |= {"w1_half": half_wasserstein(belief, panel, SPLITS, seed), "cramer": cramer(belief, panel)}
-    means: dict[str, Metric] = {name: partial(_mean, values) for name, values in per_item.items()}
+    means: dict[str, Metric] = {name: partial(mean, values) for name, values in per_item.items()}
     return means | calibration_metrics(belief, panel) | order_metrics(belief.mean.double().numpy(), belief, panel)
 
 
@@ -138,14 +145,7 @@ def order_metrics(scalar: FloatArray, belief: RewardDistribution, panel: Panel) 
     return found
 
 
-def _mean(values: FloatArray, *, weights: FloatArray) -> FloatArray:
-    found: FloatArray = weights @ values / weights.sum(1)
-    return found
-
-
-def _on_scale(
-    belief: RewardDistribution, trained: tuple[float, float], stated: Sequence[float] | None
-) -> RewardDistribution:
+def _on_scale(belief: RewardDistribution, trained: tuple[float, float], stated: Sequence[float]) -> RewardDistribution:
     """On the scale that the data states; unstated, it is taken to be that of training."""
     if not stated:
         return belief

@@ -48,7 +48,7 @@ def calibration_metrics(belief: RewardDistribution, panel: Panel) -> dict[str, M
     per_rating["coverage_80"] = (low[item] <= value) & (value <= high[item])
     per_rating["width_80"] = (high - low)[item]
     per_rating["interval_score_80"] = interval_score(value, low[item], high[item], COVERAGE)
-    return found | {name: partial(_mean, _by_item(each, item)) for name, each in per_rating.items()}
+    return found | {name: partial(mean, _by_item(each, item)) for name, each in per_rating.items()}
 
 
 def coverage_curve(belief: RewardDistribution, panel: Panel, bootstrap: PromptBootstrap) -> list[Coverage]:
@@ -58,7 +58,7 @@ def coverage_curve(belief: RewardDistribution, panel: Panel, bootstrap: PromptBo
     sides = {"below": value[:, None] < quantiles, "at_most": value[:, None] <= quantiles}
     means = {name: _by_item(side, item) for name, side in sides.items()}
     found = bootstrap.intervals(
-        {f"{name} {i}": partial(_mean, given[:, i]) for name, given in means.items() for i in range(len(CURVE))}
+        {f"{name} {i}": partial(mean, given[:, i]) for name, given in means.items() for i in range(len(CURVE))}
     )
     return [
         Coverage(level=level, below=found[f"below {i}"], at_most=found[f"at_most {i}"]) for i, level in enumerate(CURVE)
@@ -69,7 +69,7 @@ def pit_curve(belief: RewardDistribution, panel: Panel, bootstrap: PromptBootstr
     """Density of the randomised PIT over ``BINS`` bins, in expectation over its draws: 1 everywhere where calibrated."""
     item, _ = _flat(panel)
     shares = _by_item(pit_shares(*_jumps(belief.to(torch.float64), panel), bins=BINS), item)
-    found = bootstrap.intervals({str(i): partial(_mean, BINS * shares[:, i]) for i in range(BINS)})
+    found = bootstrap.intervals({str(i): partial(mean, BINS * shares[:, i]) for i in range(BINS)})
     return [CurvePoint(x=(i + 0.5) / BINS, y=found[str(i)]) for i in range(BINS)]
 
 
@@ -93,7 +93,3 @@ def _by_item(values: FloatArray | BoolArray, item: NDArray[np.intp]) -> FloatArr
     count = np.diff(starts, append=len(item))
     sums = np.add.reduceat(values.astype(np.float64), starts, axis=0)
     return np.asarray(sums / count.reshape(-1, *[1] * (values.ndim - 1)))
-
-
-def _mean(values: FloatArray, *, weights: FloatArray) -> FloatArray:
-    return mean(values, weights)

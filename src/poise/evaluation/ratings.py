@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from poise.distributions import Mixture, Point, RewardDistribution, Samples
 from poise.errors import DataError
+from poise.evaluation.metrics.rows import FloatArray
 
-FloatArray = NDArray[np.float64]
 SPLITS = 20
 
 

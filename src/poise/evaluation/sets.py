@@ -60,13 +60,13 @@ def rules_of(name: str) -> Rules | None:
 def parse_sets(specs: Sequence[str]) -> list[str]:
     """The specifications of ``--on``, which may hold several separated by commas. Raises ``ConfigError``."""
     names = [part.strip() for spec in specs for part in spec.split(",") if part.strip()]
-    for name in names:
-        bare = name.partition("=")[0]
-        if kind_of(name) == "benchmark" and bare not in (known := benchmark_names()):
-            raise ConfigError(unknown_choice("evaluation set", bare, [*known, *FORMS]))
+    called = [name.partition("=")[0] if kind_of(name) == "benchmark" else name for name in names]
+    for name in called:
+        if kind_of(name) == "benchmark" and name not in (known := benchmark_names()):
+            raise ConfigError(unknown_choice("evaluation set", name, [*known, *FORMS]))
     if not names:
         raise ConfigError(f"nothing to evaluate on; name a benchmark or {', '.join(FORMS)} with --on")
-    if len(set(names)) < len(names):
+    if len(set(called)) < len(called):  # a benchmark's copies too: predictions know it by its name
         raise ConfigError("an evaluation set is named twice; name each once")
     return names
 

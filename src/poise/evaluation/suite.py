@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ from pydantic import Field
 
 from poise.data.ratings import Scales
 from poise.data.splits import prompt_key
-from poise.distributions import RewardDistribution
 from poise.errors import DataError
 from poise.evaluation import baselines
 from poise.evaluation.bias import bias_metrics, style
@@ -83,16 +82,23 @@ class SuiteResult(Record):
 
 
 def measure(
-    predictions: Predictions, *, resamples: int = 1000, seed: int = 0, utility: str | None = None
+    predictions: Predictions,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    utility: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SuiteResult:
-    """Every measure of every set; the model is not needed. ``utility`` takes the place of the one written down."""
+    """Every measure of every set; the model is not needed. ``utility`` takes the place of the one written down.
+
+    ``progress`` hears how many of how many sets are done.
+    """
     chosen = utility_of(predictions, utility)
-    return SuiteResult(
-        scorer={**predictions.scorer, "utility": chosen.spec},
-        sets=[_Measuring(one, predictions.scorer, chosen, resamples, seed).result() for one in predictions.sets],
-        resamples=resamples,
-        seed=seed,
-    )
+    sets = []
+    for done, one in enumerate(predictions.sets):
+        progress(done, len(predictions.sets))
+        sets.append(_Measuring(one, predictions.scorer, chosen, resamples, seed).result())
+    return SuiteResult(scorer={**predictions.scorer, "utility": chosen.spec}, sets=sets, resamples=resamples, seed=seed)
 
 
 def utility_of(predictions: Predictions, utility: str | None = None) -> Utility:
@@ -233,9 +239,3 @@ class _Measuring:
         names = list(dict.fromkeys(rows))
         subsets = {name: self.one.scored.states[[row == name for row in rows]] for name in names}
         return vars(states_kept(subsets, IN_DOMAIN if IN_DOMAIN in names else names[0], seed=self.seed))
-
-
-def pair_rows(one: SetPredictions) -> tuple[list[tuple[int, int, int]], RewardDistribution, RewardDistribution]:
-    """(item, better, worse) of every pair of a set, and the beliefs [P] about both, in float64."""
-    pairs = SetPairs.of(one)
-    return pairs.rows, pairs.better, pairs.worse

@@ -23,7 +23,7 @@ from poise.distributions import Categorical, Gaussian
 from poise.distributions.numerics import normal_cdf
 from poise.errors import ConfigError
 from poise.losses import both_ways, weighted_mean
-from poise.methods.belief_heads import Belief, BeliefMethod, HeadKind, normal_log_masses, pair_spread, z_of_pair
+from poise.methods.belief_heads import Belief, BeliefMethod, HeadKind, pair_spread, standard_normal_levels, z_of_pair
 
 RANKS_ABOVE = 128  # samples from which counting by ranks beats comparing all with all
 
@@ -71,9 +71,6 @@ class BanditConfig:
             raise ConfigError("supervised='mean_of_log' differentiates through the samples; it needs head='gaussian'")
 
 
-BanditOutput = Belief
-
-
 class Bandit(BeliefMethod[BanditConfig]):
     """Linear(H, 2) → (μ, raw σ), zero-initialised so that every belief starts as N(0, 1) exactly; or Linear(H, K)."""
 
@@ -95,11 +92,7 @@ class Bandit(BeliefMethod[BanditConfig]):
     )
 
     def __init__(self, config: BanditConfig, hidden_size: int) -> None:
-        if config.head == "gaussian":
-            super().__init__(config, hidden_size)
-        else:
-            levels = torch.linspace(-3, 3, config.bins)
-            super().__init__(config, hidden_size, levels, normal_log_masses(levels))
+        super().__init__(config, hidden_size, *standard_normal_levels(config.head, config.bins))
 
     @property
     def needs_reference(self) -> bool:

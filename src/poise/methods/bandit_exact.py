@@ -27,7 +27,7 @@ from poise.distributions import Categorical, Gaussian
 from poise.distributions.numerics import legendre, log_ndtr, normal_cdf
 from poise.errors import ConfigError
 from poise.losses import both_ways, weighted_mean
-from poise.methods.belief_heads import Belief, BeliefMethod, HeadKind, normal_log_masses, pair_spread, z_of_pair
+from poise.methods.belief_heads import Belief, BeliefMethod, HeadKind, pair_spread, standard_normal_levels, z_of_pair
 
 NODES, WEIGHTS = legendre(16, torch.zeros((), dtype=torch.float64))
 
@@ -66,9 +66,6 @@ class BanditExactConfig:
             raise ConfigError(f"bins is {self.bins}; a categorical head needs at least 2")
 
 
-BanditExactOutput = Belief
-
-
 class BanditExact(BeliefMethod[BanditExactConfig]):
     """The head of ``drpo``: Linear(H, 2) → (μ, raw σ) that starts as N(0, 1), or Linear(H, K)."""
 
@@ -78,11 +75,7 @@ class BanditExact(BeliefMethod[BanditExactConfig]):
     default_stages = ({"epochs": 5, "batch_size": 128, "learning_rate": 3e-3},)
 
     def __init__(self, config: BanditExactConfig, hidden_size: int) -> None:
-        if config.head == "gaussian":
-            super().__init__(config, hidden_size)
-        else:
-            levels = torch.linspace(-3, 3, config.bins)
-            super().__init__(config, hidden_size, levels, normal_log_masses(levels))
+        super().__init__(config, hidden_size, *standard_normal_levels(config.head, config.bins))
 
     @property
     def needs_reference(self) -> bool:

@@ -19,7 +19,7 @@ from poise.errors import ConfigError, unknown_choice
 from poise.features import Features
 
 ConfigT = TypeVar("ConfigT")
-Material = Literal["pairs", "ratings"]
+Evidence = Literal["pairs", "ratings"]
 
 
 class Output(Protocol):
@@ -64,7 +64,7 @@ class Method(nn.Module, ABC, Generic[ConfigT, OutputT]):
         return config
 
     @property
-    def learns_from(self) -> tuple[Material, ...]:
+    def learns_from(self) -> tuple[Evidence, ...]:
         """What the loss of this objective reads: preference pairs, rated responses, or both."""
         return ("pairs",)
 
@@ -130,6 +130,11 @@ class Method(nn.Module, ABC, Generic[ConfigT, OutputT]):
     def needs_reference(self) -> bool:
         """Whether the loss reads ``batch.reference``, the frozen distributions of the previous stage."""
         return False
+
+    @property
+    def needs_previous(self) -> bool:
+        """Whether this objective goes on from what an earlier stage has learnt, and so cannot come first."""
+        return self.needs_reference
 
     def linear_head(self) -> nn.Linear | None:
         """The one linear map that the whole head is, if it is one: such a head can live in any engine's checkpoint."""

@@ -100,6 +100,14 @@ def z_of_pair(pair: Gaussian | Categorical) -> Tensor:
     return (pair.mean[:, 0] - pair.mean[:, 1]) / pair_spread(pair)
 
 
+def standard_normal_levels(head: HeadKind, bins: int) -> tuple[Tensor | None, Tensor | None]:
+    """Levels [K] from −3 to 3 and the log masses [K] of N(0, 1) on them, for a categorical head; else neither."""
+    if head == "gaussian":
+        return None, None
+    levels = torch.linspace(-3, 3, bins)
+    return levels, normal_log_masses(levels)
+
+
 def normal_log_masses(levels: Tensor) -> Tensor:
     """Log masses [K] of N(0, 1) on levels [K]: a bin reaches halfway to its neighbours, the outer two to infinity."""
     edges = ((levels[1:] + levels[:-1]) / 2).double()

@@ -166,7 +166,6 @@ class BradleyTerry(Method[BradleyTerryConfig, BradleyTerryOutput]):
         difference = reward[batch.first] - reward[batch.second]
         return {
             "mean_reward": reward.mean().item(),
-            "reward_std": reward.std(correction=0).item(),
             "margin": difference.mean().item(),
         }
 

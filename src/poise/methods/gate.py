@@ -25,7 +25,7 @@ from poise.distributions import Link, RewardDistribution
 from poise.errors import ConfigError, unknown_choice
 from poise.features import Features
 from poise.losses import both_ways, weighted_mean
-from poise.methods.base import Material, Method, chosen_attributes
+from poise.methods.base import Evidence, Method, chosen_attributes
 
 VERBOSITY = "verbosity"
 PENALTIES = (0, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125, *(round(0.05 * i, 2) for i in range(3, 20)))
@@ -201,7 +201,7 @@ class GatedMethod(Method[GatedConfigT, GatedOutput]):
         return replace(config, attributes=chosen_attributes(config.attributes, rated, cls.name))
 
     @property
-    def learns_from(self) -> tuple[Material, ...]:
+    def learns_from(self) -> tuple[Evidence, ...]:
         """Ratings first, then pairs."""
         return ("pairs",) if self.config.gating else ("ratings",)
 
@@ -213,6 +213,11 @@ class GatedMethod(Method[GatedConfigT, GatedOutput]):
     def trainable(self, parameter_name: str) -> bool:
         """The gate alone in stage 2, everything else in stage 1."""
         return parameter_name.startswith("gate.") == (self.config.gating and self.gate is not None)
+
+    @property
+    def needs_previous(self) -> bool:
+        """The gate weighs what has been learnt about the attributes."""
+        return self.config.gating
 
     @property
     def fits_features(self) -> bool:  # noqa: D102

@@ -74,9 +74,6 @@ class LikelihoodConfig:
             raise ConfigError("anchor and rating_weight are for head='gaussian'; set them to 0")
 
 
-LikelihoodOutput = Belief
-
-
 class Likelihood(RatingTerm[LikelihoodConfig, Belief], BeliefMethod[LikelihoodConfig]):
     """Linear(H, 2) → (μ, raw σ) that starts as N(0, 1), or Linear(H, K) that starts with equal masses on [0, 1].
 

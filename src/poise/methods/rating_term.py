@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Generic
 
 from poise.errors import ConfigError
-from poise.methods.base import ConfigT, Material, Method, OutputT, chosen_attributes
+from poise.methods.base import ConfigT, Evidence, Method, OutputT, chosen_attributes
 
 
 class RatingTerm(Method[ConfigT, OutputT], Generic[ConfigT, OutputT]):
@@ -26,7 +26,7 @@ class RatingTerm(Method[ConfigT, OutputT], Generic[ConfigT, OutputT]):
         return replace(config, attribute=names[0])
 
     @property
-    def learns_from(self) -> tuple[Material, ...]:
+    def learns_from(self) -> tuple[Evidence, ...]:
         """Pairs, and rated responses where they have a weight."""
         return ("pairs", "ratings") if self.config.rating_weight else ("pairs",)
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from poise.data.records import text_length
 from poise.distributions import RewardDistribution
+from poise.evaluation.metrics.rows import FloatArray
 from poise.model import RewardModel
 from poise.pairing import PairFeatures
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

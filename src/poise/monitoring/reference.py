@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from poise.errors import CheckpointError
+from poise.evaluation.metrics.rows import FloatArray
 from poise.model import RewardModel
-from poise.monitoring.observe import FloatArray, Observed
+from poise.monitoring.observe import Observed
 from poise.output import replacing
 
 FILE = "reference.json"
@@ -46,7 +48,7 @@ class Sketch(_Strict):
 class Reference(_Strict):
     """Sketches by measure, of what the head with the hash ``head_sha256`` said about ``source``."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     source: str
     head_sha256: str
     measures: dict[str, Sketch]

@@ -60,10 +60,13 @@ def choose(reward: RewardDistribution, utility: str | Utility = "mean", *, min_p
     if not 0 <= min_p_best <= 1:
         raise ConfigError(f"min_p_best is {min_p_best}; it must be a probability")
     utilities = parse_utility(utility)(reward, torch.zeros(len(reward), dtype=torch.long))
-    # shrinkage that trusts no difference makes all utilities equal: the first response is then no choice
-    index = int(torch.where(utilities == utilities.max(), reward.mean, -torch.inf).argmax())
-    p_best = probability_best(reward)
+    index, p_best = _best(utilities, reward), probability_best(reward)
     return Choice(index, utilities, p_best, win_matrix(reward), bool(p_best[index] < min_p_best))
+
+
+def _best(utilities: Tensor, reward: RewardDistribution) -> int:
+    """Shrinkage that trusts no difference makes all utilities equal: the first response would then be no choice."""
+    return int(torch.where(utilities == utilities.max(), reward.mean, -torch.inf).argmax())
 
 
 def best_of_n(
@@ -161,7 +164,7 @@ def replay(reward: RewardDistribution, utility: Utility, stopping: Stopping) -> 
     for count in range(1, len(reward) + 1):
         seen = utility(reward[:count], torch.zeros(count, dtype=torch.long)) if every is None else every[:count]
         if count == len(reward) or stopping.holds(seen.tolist()):
-            return Replay(count, int(seen.argmax()))
+            return Replay(count, _best(seen, reward[:count]))
     raise DataError("there is no reward to choose from")
 
 

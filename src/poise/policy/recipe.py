@@ -22,10 +22,6 @@ from poise.training.recipe import LoraOptions, copied, parse_yaml, set_value
 from poise.training.schema import build, plain
 from poise.utility import parse_utility
 
-os.environ.setdefault(
-    "HF_HUB_DISABLE_TELEMETRY", "1"
-)  # TRL reports every trainer that is made; our users were not asked
-
 Algorithm = Literal["rloo", "grpo"]
 OURS = {  # what the recipe says elsewhere, or poise decides
     "output_dir": "poise policy --out",
@@ -182,7 +178,8 @@ def required(module: str) -> Any:
         raise ConfigError(
             f"a policy needs {module}, which is not installed; run: pip install 'poise[policy]'"
         ) from None
-    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+    # the environment says so since poise was imported, but the hub's client may have looked before
+    if os.environ.get("HF_HUB_DISABLE_TELEMETRY") == "1":
         constants.HF_HUB_DISABLE_TELEMETRY = True
     return found
 

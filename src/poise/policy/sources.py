@@ -18,7 +18,7 @@ from poise.data.chat import SHORTEN, ChatEncoder, Encoded
 from poise.data.records import Message, Text
 from poise.distributions import RewardDistribution
 from poise.ensemble import Ensemble
-from poise.errors import ConfigError, DataError
+from poise.errors import ConfigError, DataError, ServerError
 from poise.features import Features
 from poise.model import RewardModel
 
@@ -170,10 +170,14 @@ class Server:
         options: Options = {"include": ["params"], "truncation": ON_SERVER[too_long]}
         if weights is not None:
             options["weights"] = weights
-        prompts, responses = ([_plain(text[side]) for text in texts.values()] for side in (0, 1))
+        prompts, responses = ([text[side] for text in texts.values()] for side in (0, 1))
         said = self._client.rewards(prompts, responses, **options)
+        if said.distribution is None:
+            raise ServerError(
+                f"{self._client.url} gives scores alone, and rewards are read off distributions; name a poise server"
+            )
         fit = torch.tensor([not (too_long == "none" and row.truncated) for row in said.rows])
-        if said.distribution is None or not fit.any():
+        if not fit.any():
             return Found([], None)
         return Found(list(compress(texts, fit)), said.distribution[fit])
 
@@ -181,7 +185,3 @@ class Server:
         found = self.read(dict(enumerate([("What is 2 + 2?", "4"), ("What is 2 + 2?", "5")])), "error", weights)
         assert found.reward is not None
         return found.reward
-
-
-def _plain(text: Text) -> str | list[dict[str, str]]:
-    return text if isinstance(text, str) else [message._asdict() for message in text]

@@ -11,6 +11,7 @@ from poise.data.records import Text
 from poise.data.sources import read_rows
 from poise.data.splits import held_out, prompt_key
 from poise.errors import DataError
+from poise.evaluation.items import plain
 from poise.policy.recipe import PolicyRecipe
 
 RESPONSES = ("completion", "response", "chosen")
@@ -44,7 +45,7 @@ def read_tasks(recipe: PolicyRecipe, tokenizer: Any) -> Tasks:
             notes.append(
                 f"{len(part) - len(fitting):,} prompts have more than {given.max_tokens} tokens and are left out"
             )
-        kept.append([plain_text(prompt) for prompt in fitting])
+        kept.append([plain(prompt) for prompt in fitting])
     for name, prompts in zip(("train", "evaluate"), kept, strict=True):
         if not prompts:
             raise DataError(f"no prompt is left to {name} on; give more data, another share or a larger max_tokens")
@@ -59,12 +60,7 @@ def written(sources: Sequence[str]) -> Iterator[dict[str, Any]]:
         for number, row in read_rows(source):
             prompt, response = _prompt(row, number, source), _response(row, number, source)
             prompt, response = rows.aligned(prompt, response)
-            yield {"prompt": plain_text(prompt), "completion": plain_text(response)}
-
-
-def plain_text(text: Text) -> Any:
-    """A string, or messages as mappings."""
-    return text if isinstance(text, str) else [message._asdict() for message in text]
+            yield {"prompt": plain(prompt), "completion": plain(response)}
 
 
 def _prompts(source: str) -> Iterator[Text]:
@@ -103,6 +99,5 @@ def _distinct(prompts: Iterator[Text]) -> dict[str, Text]:
 def _tokens(prompt: Text, tokenizer: Any) -> int:
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    return len(
-        tokenizer.apply_chat_template(plain_text(prompt), add_generation_prompt=True, return_dict=True)["input_ids"]
-    )
+    given = tokenizer.apply_chat_template(plain(prompt), add_generation_prompt=True, return_dict=True)
+    return len(given["input_ids"])

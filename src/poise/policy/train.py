@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from poise import processes
+from poise import checkpoint, processes
 from poise.backbone import explained
 from poise.errors import ConfigError, DataError
 from poise.output import check_new_folder, check_writable, replacing
@@ -241,7 +239,7 @@ def _evaluate(
     drawn: dict[str, Answers] = {}
     for name, place in (("reference", start), ("policy", str(trained))):
         run.reporter.say(f"evaluating the {name} on {len(asked):,} held-out prompts")
-        models[name] = AutoModelForCausalLM.from_pretrained(place, dtype=run.recipe.dtype).eval()
+        models[name] = AutoModelForCausalLM.from_pretrained(place, dtype=run.recipe.dtype).eval().to(arguments.device)
         tokenizer = AutoTokenizer.from_pretrained(place)
         drawn[name] = answer(models[name], tokenizer, asked, arguments, run.recipe)
         scores = {
@@ -272,19 +270,8 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf8")
 
 
-@contextmanager
-def _whole(folder: Path) -> Any:
-    """A folder under a temporary name that takes its own when the block succeeds."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield temporary
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    with _whole(folder) as temporary:
+    with checkpoint.replacing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 

@@ -19,6 +19,7 @@ from poise.data.sources import SUFFIXES
 from poise.errors import ConfigError
 from poise.evaluation.result import EvaluationResult
 from poise.model import RewardModel
+from poise.model_folder import run_of
 from poise.output import replacing
 from poise.publication import use
 from poise.publication.forms import PlainForm
@@ -26,7 +27,7 @@ from poise.publication.golden import PlainGolden
 from poise.report import tables
 from poise.report.extras import missing_packages
 from poise.report.figures import reliability_panel
-from poise.run_folder import CHECKPOINT, RECIPE, RESULT
+from poise.run_folder import RECIPE, RESULT
 from poise.version import __version__
 
 README, RELIABILITY = "README.md", Path("figures") / "reliability.svg"
@@ -54,7 +55,7 @@ class About:
     @classmethod
     def of_run(cls, folder: Path, license: str | None = None) -> About:
         """What a run folder knows; a checkpoint without its run leaves all but the licence open."""
-        run = folder.absolute().parent if folder.absolute().name == CHECKPOINT else folder.absolute()
+        run = run_of(folder)
         result = EvaluationResult.load(run / RESULT) if (run / RESULT).exists() else None
         if result is not None:
             data = result.data.model_copy(update={"source": _without_places(result.data.source)})

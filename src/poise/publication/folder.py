@@ -22,11 +22,11 @@ from poise.backbone import quiet
 from poise.checkpoint import replaceable, replacing
 from poise.errors import CheckpointError, ConfigError, unknown_choice
 from poise.export import PlainClassifier, plain_classifier
+from poise.legacy_settings import legacy_settings
 from poise.model import RewardModel
 from poise.publication.card import About, write_card
 from poise.publication.forms import PlainForm, params_form, scalar_form
 from poise.publication.golden import golden_of, write_golden
-from poise.publication.legacy import legacy_settings
 from poise.publication.texts import golden_texts, plain_tokenizer
 from poise.publication.verification import Verification, verify_folder
 from poise.version import __version__

@@ -12,6 +12,7 @@ import httpx
 from poise import checkpoint
 from poise.client import Client
 from poise.errors import ServerError
+from poise.model_folder import checkpoint_in
 from poise.publication.folder import KEY
 from poise.publication.golden import PlainGolden, read_plain_golden
 from poise.publication.verification import Check, Verification, compared, made
@@ -25,7 +26,7 @@ def verify_url(url: str, folder: Path, *, transport: httpx.BaseTransport | None 
     A checkpoint's are asked of ``/v1/rewards``; an exported folder's of that too where the server is ours, else of
     ``/classify``. Raises ``ServerError`` where no usable answer comes.
     """
-    path = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    path = checkpoint_in(folder)
     with httpx.Client(timeout=SECONDS, transport=transport) as http:
         if checkpoint.is_checkpoint(path):
             return made(url, "/v1/rewards", _of_checkpoint(url, path, transport))

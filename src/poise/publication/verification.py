@@ -16,6 +16,7 @@ from poise.data.records import Message
 from poise.errors import CheckpointError
 from poise.golden import first_parameters, golden_text
 from poise.model import RewardModel
+from poise.model_folder import checkpoint_in
 from poise.publication.golden import PlainGolden, read_plain_golden
 
 
@@ -81,7 +82,7 @@ def verify_folder(folder: Path, *, device: str = "auto") -> Verification:
 
     Raises ``CheckpointError`` where the folder is neither, or has no golden scores.
     """
-    path = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    path = checkpoint_in(folder)
     if checkpoint.is_checkpoint(path):
         return _of_checkpoint(path, device)
     return _of_plain_folder(path, device)

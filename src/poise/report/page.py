@@ -68,12 +68,12 @@ def summary_page(runs: Sequence[RunRecord], title: str) -> str:
     )
 
 
-def render_page(template: str, **values: object) -> str:
-    """A template of this folder with the page's filters and style."""
+def render_page(template: str | Path, **values: object) -> str:
+    """A template, of this folder or by its path, with the page's filters and style; ConfigError without the ``report`` extra."""
     jinja2 = require("jinja2")
-    folder = Path(__file__).parent
+    folder, own = Path(__file__).parent, Path(template)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader([folder, own.parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -86,7 +86,7 @@ def render_page(template: str, **values: object) -> str:
         "excerpt": excerpt,
     }
     environment.globals["style"] = (folder / "style.css").read_text(encoding="utf-8")
-    return str(environment.get_template(template).render(**values))
+    return str(environment.get_template(own.name).render(**values))
 
 
 def excerpt(text: str, most: int = MOST_CHARACTERS) -> str:

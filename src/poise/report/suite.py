@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from poise.evaluation.compare import Comparison
+from poise.evaluation.compare import Comparison, told_apart
 from poise.evaluation.predictions import Predictions, SetPredictions
 from poise.evaluation.remarkable import UNCERTAIN, WRONG, remarkable
 from poise.evaluation.scalars import SetPairs
@@ -65,11 +65,7 @@ class Page:
     @property
     def names(self) -> list[str]:
         """How scorers are told apart; equal names get numbers."""
-        names: list[str] = []
-        for result in self.results:
-            name = str(result.scorer["name"])
-            names.append(name if name not in names else f"{name} ({len(names) + 1})")
-        return names
+        return told_apart([str(result.scorer["name"]) for result in self.results])
 
     def sections(self, *, drawn: bool) -> list[Section]:
         """Set by set."""

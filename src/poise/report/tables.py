@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -100,17 +100,6 @@ def metric_rows(result: EvaluationResult) -> list[MetricRow]:
             )
         )
     return rows
-
-
-def comparison_rows(results: Mapping[str, EvaluationResult | None]) -> list[list[str]]:
-    """One row per run: name, then ``COMPARED`` metrics with intervals; "—" where there is none."""
-    return [
-        [
-            name,
-            *(value_with_bounds(result.metrics[key]) if result and key in result.metrics else "—" for key in COMPARED),
-        ]
-        for name, result in results.items()
-    ]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Collection[int] = ()) -> str:

@@ -51,18 +51,14 @@ def _is_number(value: object) -> bool:
 
 
 def _global_steps(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Steps counted through all stages, and where each stage begins with its name."""
+    """Steps, which each stage counts from 1, through all stages; and where each stage begins with its name."""
     steps: list[float] = []
     boundaries: list[tuple[float, str]] = []
-    offset, stage, previous = 0.0, object(), 0.0
     for line in lines:
-        step = float(line.get("step", previous + 1))
-        if line.get("stage") != stage:
-            stage, last = line.get("stage"), steps[-1] if steps else 0.0
-            offset = last if step <= previous else offset  # a stage may count on, or from 1 again
-            boundaries.append((last, "" if stage is None else str(stage)))
-        steps.append(offset + step)
-        previous = step
+        name = str(line.get("stage") or "")
+        if not boundaries or boundaries[-1][1] != name:
+            boundaries.append((steps[-1] if steps else 0.0, name))
+        steps.append(boundaries[-1][0] + line["step"])
     return steps, boundaries
 
 

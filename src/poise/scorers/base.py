@@ -36,8 +36,13 @@ def scored(beliefs: Mapping[str, RewardDistribution], encoded: Sequence[Encoded]
 
 
 def point(scores: ArrayLike, where: str) -> Point:
-    """Bare scores [B] as rewards under the Bradley–Terry link; raises ``DataError`` for NaN or infinity."""
-    values = np.asarray(scores, dtype=np.float32)
+    """Bare scores [B] as rewards under the Bradley–Terry link; raises ``DataError`` for what is no finite number."""
+    try:
+        values = np.asarray(scores, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} gave scores that are no numbers ({error}); give one per response") from None
     if values.ndim != 1 or not np.isfinite(values).all():
-        raise DataError(f"{where} gave {values.shape} scores, some not finite; give one finite number per response")
+        raise DataError(
+            f"{where} gave scores of the shape {list(values.shape)}, or not finite; give one finite number per response"
+        )
     return Point(torch.from_numpy(values), Link("logistic"))

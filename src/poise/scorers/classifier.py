@@ -35,10 +35,13 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Classifier(Scorer):
-    """Scores are the raw logit, never its sigmoid, so that differences mean what they meant in training."""
+    """Scores are the raw logit, never its sigmoid, so that differences mean what they meant in training.
+
+    Whatever the precision of the model, its head computes in float32: bfloat16 has eight bits, and would tie close responses.
+    """
 
     def __init__(self, model: Any, encoder: ChatEncoder, config: BackboneConfig) -> None:
-        self.model, self.encoder = model.eval(), encoder
+        self.model, self.encoder = _with_exact_head(model.eval()), encoder
         tokenizer = encoder.tokenizer
         self.segments = "token_type_ids" in tokenizer.model_input_names
         self.facts: Mapping[str, Any] = {
@@ -111,3 +114,11 @@ class Classifier(Scorer):
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         logits: torch.Tensor = self.model(**{k: v.to(self.model.device) for k, v in inputs.items()}).logits
         return logits[:, 0].float().cpu()
+
+
+def _with_exact_head(model: Any) -> Any:
+    """The model with everything after its backbone in float32."""
+    for name, part in model.named_children():
+        if name != model.base_model_prefix:
+            part.float().register_forward_pre_hook(lambda _, states: tuple(one.float() for one in states))
+    return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -33,10 +34,14 @@ class Function(Scorer):
     @classmethod
     def load(cls, place: str, name: str) -> Function:
         """``name`` in a Python file or an importable module; raises ``ConfigError`` where it is not there."""
-        found = getattr(_module(place), name, None)
+        module = _module(place)
+        found = getattr(module, name, None)
         if not callable(found):
             raise ConfigError(f"{place} has no function {name!r}; give FILE.py:FUNCTION")
-        return cls(found, f"{place}:{name}")
+        scorer = cls(found, f"{place}:{name}")
+        if module.__file__:  # an evaluation that goes on after the function was mended must score all anew
+            scorer.facts = {**scorer.facts, "sha256": hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()}
+        return scorer
 
     def score(self, texts: Texts) -> Scored:  # noqa: D102
         prompts, responses = ([plain(text) for text in side] for side in zip(*texts, strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from poise.evaluation.belief_table import REWARD
@@ -13,6 +12,7 @@ from poise.evaluation.predictions import Scored
 from poise.extraction import Progress
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
+from poise.model_folder import run_of
 from poise.scorers.base import Scorer, Texts, scored
 
 
@@ -28,7 +28,7 @@ class Own(Scorer):
     @classmethod
     def load(cls, folder: str, *, device: str = "auto", raw: bool = False) -> Own:
         """From a run or checkpoint folder; ``raw`` leaves its calibration out."""
-        return cls(RewardModel.load(folder, device=device, raw=raw), Path(folder).name)
+        return cls(RewardModel.load(folder, device=device, raw=raw), run_of(folder).name)
 
     def score(self, texts: Texts) -> Scored:  # noqa: D102
         meant = [conversation(*text) if self.model.conversational else text for text in texts]

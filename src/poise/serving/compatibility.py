@@ -7,12 +7,12 @@ vLLM ``/classify`` and ``/pooling``, OpenAI ``/v1/embeddings``, OpenRLHF ``/get_
 from __future__ import annotations
 
 import base64
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,7 +33,6 @@ from poise.serving.exchange import answer, house_of, note, parsed
 from poise.serving.hosting import Hosted
 from poise.serving.rendered import Cut
 from poise.serving.schema import Input
-from poise.serving.texts import TextReader
 
 LABEL = "reward"
 LOW = 0.05
@@ -104,7 +103,7 @@ async def get_reward(request: Request, options: RouteOptions) -> Response:
         "reward_std": [said.distribution["std"] for said in scored.readings],
         "reward_q05": [said.distribution["quantiles"]["values"][0] for said in scored.readings],
     }
-    return answer({"rewards": rewards, "scores": [_squashed(r) for r in rewards], "extra_logs": logs})
+    return answer({"rewards": rewards, "scores": expit(rewards).tolist(), "extra_logs": logs})
 
 
 async def predict(request: Request, options: RouteOptions) -> Response:
@@ -112,7 +111,8 @@ async def predict(request: Request, options: RouteOptions) -> Response:
     asked = await parsed(request, PredictRequest)
     inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
     side = asked.truncation_direction.lower() if asked.truncate else options.truncation
-    scored = await _score(request, options, None, lambda reader: _pairs_or_texts(reader, inputs, side))
+    given = [_text_or_pair([one] if isinstance(one, str) else one) for one in inputs]
+    scored = await _score(request, options, None, lambda reader: _rows(reader.groups(given, side)))
     found = [[{"score": said.score, "label": LABEL}] for said in scored.readings]
     return answer(found[0] if isinstance(asked.inputs, str) else found)
 
@@ -134,13 +134,9 @@ async def _of_vllm(request: Request, options: RouteOptions, asked: VllmRequest) 
     side = options.truncation if length is None else asked.truncation_side or "left"
     cut = Cut(side, None if length in (None, -1) else length, asked.add_special_tokens)
     if asked.messages is not None:
-        given = Input(messages=asked.chat())
+        given = [Input(messages=asked.chat())]
         return await _score(
-            request,
-            options,
-            asked.model,
-            lambda reader: [row for group in reader.groups([given], side) for row in group],
-            asked.priority,
+            request, options, asked.model, lambda reader: _rows(reader.groups(given, side)), asked.priority
         )
     texts = asked.texts()
     return await _score(request, options, asked.model, lambda reader: reader.strings(texts, cut), asked.priority)
@@ -165,16 +161,12 @@ async def _score(
     return Scored(found.hosted, rows, [group.rows[0] for group in groups], values)
 
 
-def _pairs_or_texts(reader: TextReader, inputs: Sequence[str | list[str]], side: Any) -> list[Encoded]:
-    found: list[Encoded] = []
-    for given in inputs:
-        if isinstance(given, str):
-            found += reader.strings([given], Cut(side))
-        elif len(given) == 1:
-            found += reader.strings(given, Cut(side))
-        else:
-            found += reader.groups([Input(prompt=given[0], responses=[given[1]])], side)[0]
-    return found
+def _text_or_pair(parts: Sequence[str]) -> Input:
+    return Input(text=parts[0]) if len(parts) == 1 else Input(prompt=parts[0], responses=[parts[1]])
+
+
+def _rows(groups: Sequence[Sequence[Encoded]]) -> list[Encoded]:
+    return [row for group in groups for row in group]
 
 
 def _listed(request: Request, kind: str, scored: Scored, data: list[dict[str, Any]]) -> dict[str, Any]:
@@ -193,8 +185,3 @@ def _written(numbers: list[float], form: str) -> list[float] | str:
     if form == "float":
         return numbers
     return base64.b64encode(np.asarray(numbers, dtype="<f4").tobytes()).decode()
-
-
-def _squashed(reward: float) -> float:
-    """The logistic function, which loses no order within reach of a float and never overflows."""
-    return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))

@@ -99,6 +99,7 @@ class Exchange:
         self.start = time.perf_counter()
         self.id = uuid.uuid4().hex[:16]
         self.status = 0
+        self.answered = False
         self.body = b""
         self._receive, self._send = receive, send
         scope["request_id"] = self.id
@@ -116,7 +117,7 @@ class Exchange:
         try:
             limit = self.settings.request_seconds
             done, _ = await asyncio.wait({work, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if work in done:
+            if work in done or self.answered:  # connections also end when the answer is out
                 await work
             elif gone in done:
                 raise Left
@@ -170,6 +171,7 @@ class Exchange:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
         await self._send(message)
+        self.answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def refuse(self, refusal: Refused) -> None:
         """Answer with an error, and close a connection of which not everything was read."""

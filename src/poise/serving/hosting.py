@@ -14,6 +14,7 @@ from poise.data.chat import Encoded
 from poise.errors import ConfigError, DataError, PoiseError
 from poise.features import Features
 from poise.model import RewardModel
+from poise.model_folder import run_of
 from poise.reading import batch_tokens, why_padded
 from poise.serving.batching import Batcher, Job
 from poise.serving.belief import GroupReading, Question, read
@@ -181,8 +182,7 @@ def load(specs: Sequence[str], settings: Settings, metrics: Metrics, *, device: 
 
 def _short_name(folder: str) -> str:
     """The run's name: a checkpoint folder is called as the run that holds it."""
-    path = Path(folder).resolve()
-    name = path.parent.name if path.name == "checkpoint" else path.name
+    name = run_of(folder).name
     if not name:
         raise DataError(f"{folder!r} has no name; write NAME={folder}")
     return name

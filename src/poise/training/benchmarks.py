@@ -96,7 +96,8 @@ def load_benchmarks(
 def undisturbed(*modules: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards modes and generators are what they were."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
-    with torch.random.fork_rng(), torch.no_grad():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), torch.no_grad():
         for module in modules:
             module.eval()
         yield

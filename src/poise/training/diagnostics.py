@@ -1,4 +1,4 @@
-"""What a logged step says beyond its loss terms."""
+"""What is logged beyond the loss terms: figures of a step, and of held-out pairs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from poise.data.batch import Batch
+from poise.distributions import RewardDistribution
 from poise.evaluation import metrics
 from poise.features import Features
 from poise.methods import Method
+
+
+def held_out(reward: RewardDistribution, pairs: Tensor, label: Tensor) -> dict[str, float]:
+    """Cheap metrics without intervals, for curves and selection: rewards [N], row numbers [P, 2] and labels [P]."""
+    first, second = (reward[pairs[:, side]].to(torch.float64) for side in (0, 1))
+    p, y = first.prob_greater(second).numpy(), label.double().numpy()
+    return {
+        "accuracy": float(metrics.accuracy(p, y, None)),
+        "nll": float(metrics.nll(p, y)),
+        "brier": float(metrics.brier(p, y)),
+        "ece": float(metrics.expected_calibration_error(p, y)),
+    }
 
 
 @torch.no_grad()

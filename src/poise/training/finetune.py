@@ -21,17 +21,17 @@ from transformers.integrations import get_available_reporting_integrations
 from poise import processes
 from poise.backbone import Backbone, computes_bf16, quiet
 from poise.data.chat import Encoded
-from poise.data.splits import shares
 from poise.distributions import RewardDistribution
 from poise.errors import ConfigError
-from poise.evaluation import metrics
 from poise.features import Features
 from poise.live import LiveBackbone, Rows
 from poise.methods import Method, method_class
+from poise.output import replacing
 from poise.pairing import PairTexts
 from poise.training import fsdp
 from poise.training.benchmarks import PREFIX, BenchmarkTexts, undisturbed
-from poise.training.material import Material, TextData, thinned
+from poise.training.diagnostics import held_out
+from poise.training.material import StageMaterial, TextData, stage_material
 from poise.training.monitor import MetricsLog, Reporter
 from poise.training.order import EpochOrder
 from poise.training.recipe import Recipe, Stage
@@ -107,19 +107,15 @@ def _stage(
     if processes.once(done.exists):
         module.load_state_dict(load_file(done), strict=False)
         return method
-    material = _material(session, number, method)
     beliefs = None
     if previous is not None and (method.needs_reference or stage.curate != "no"):
         beliefs = _beliefs(live, previous, data)
-    if stage.curate != "no":
-        assert beliefs is not None
-        material, _ = thinned(material, beliefs, stage.curate, _seed(recipe.seed, number, 0, 0, purpose=2))
-    if len(material.pairs):
-        method.check_targets(material.targets)
+    found = stage_material(method, data, recipe, number, beliefs, _seed(recipe.seed, number, 0, 0, purpose=2))
+    material = found.material
     features = _features(live, data) if method.fits_features else _blank(live, data)
     figures = method.fit(features, material.whole())
     if figures is None:
-        _train(session, number, module, material, beliefs if method.needs_reference else None)
+        _train(session, number, module, found, beliefs if method.needs_reference else None)
     elif processes.first():
         log = MetricsLog(session.folder.parent / "metrics.jsonl")
         log.cut_after(number, -1)
@@ -131,21 +127,10 @@ def _stage(
     return method
 
 
-def _material(session: Session, number: int, method: Method[Any, Any]) -> Material:
-    data, sizes = session.data, [s.share for s in session.recipe.stages]
-    parts = [shares(part.prompts if part else (), sizes)[number] for part in (data.train, data.rated)]
-    material = Material.of(method, data, session.recipe.data.labels, *parts)
-    if not len(material):
-        name = session.recipe.stages[number].name
-        raise ConfigError(
-            f"stage {name!r} gets no {' or '.join(method.learns_from)}; raise its share or give more data"
-        )
-    return material
-
-
 def _train(
-    session: Session, number: int, module: RewardModule, material: Material, reference: RewardDistribution | None
+    session: Session, number: int, module: RewardModule, found: StageMaterial, reference: RewardDistribution | None
 ) -> None:
+    material, curation = found
     recipe, data, stage = session.recipe, session.data, session.recipe.stages[number]
     folder = session.folder / str(number)
     log = MetricsLog(session.folder.parent / "metrics.jsonl")
@@ -155,7 +140,7 @@ def _train(
     arguments = training_arguments(recipe, stage, folder, bool(watched))
     whole = recipe.training.loss_over == "step"
     with quiet(), deferred_interrupts() as interrupted, _trainable(module, arguments) as trained:
-        watch = Watch(session.reporter, log, stage, number, interrupted)
+        watch = Watch(session.reporter, log, {"stage": stage.name, "stage_number": number}, curation, interrupted)
         trainer = RewardTrainer(
             trained,
             arguments,
@@ -204,13 +189,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """Shows progress, writes the run's own log, and turns an interrupt into a checkpoint."""
 
     def __init__(
-        self, reporter: Reporter, log: MetricsLog, stage: Stage, number: int, interrupted: Callable[[], bool]
+        self,
+        reporter: Reporter,
+        log: MetricsLog,
+        place: dict[str, Any],
+        curation: dict[str, float],
+        interrupted: Callable[[], bool],
     ) -> None:
-        self.reporter, self.metrics, self.stage, self.number = reporter, log, stage, number
+        self.reporter, self.metrics, self.place, self.curation = reporter, log, place, curation
         self.interrupted, self.stopped = interrupted, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.reporter.begin(f"stage {self.stage.name}", state.max_steps)
+        self.reporter.begin(f"stage {self.place['stage']}", state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.reporter.advance(state.global_step)
@@ -218,9 +208,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        place = {"stage": self.stage.name, "stage_number": self.number, "step": state.global_step}
         if state.is_world_process_zero and "train_runtime" not in logs:
-            self.metrics.write(**place, **{name.replace("eval_", "", 1): value for name, value in logs.items()})
+            figures = {name.replace("eval_", "", 1): value for name, value in logs.items()}
+            figures |= self.curation if "loss" in logs else {}
+            self.metrics.write(**self.place, step=state.global_step, **figures)
 
 
 def training_arguments(
@@ -284,6 +275,8 @@ def training_arguments(
 
 @torch.no_grad()
 def _features(live: LiveBackbone, data: TextData) -> Features:
+    """Of all training texts, without dropout: the stage before has left the backbone in training mode."""
+    live.eval()
     parts = _by_blocks(live, data.texts, data.keys, lambda rows: live(rows).to("cpu"))
     prompts = [p.prompt for p in parts if p.prompt is not None]
     return Features(torch.cat([p.response for p in parts]), torch.cat(prompts) if prompts else None)
@@ -313,36 +306,33 @@ def _by_blocks(
 def _beliefs(live: LiveBackbone, method: Method[Any, Any], data: TextData) -> RewardDistribution:
     """What a frozen method says about every training response: computed once, carried in the data."""
     device = next(method.parameters()).device
-    live.eval()
     reward: RewardDistribution = method.eval()(_features(live, data).to(device)).reward
     return reward.detach().to("cpu")
 
 
-@torch.no_grad()
 def _measure(module: RewardModule, watched: dict[str, PairTexts], labels: str) -> dict[str, float]:
     """Held-out metrics on whole arrays."""
-    module.eval()
-    found = {}
-    for name, part in watched.items():
-        said = _by_blocks(module.live, part.texts, part.keys, lambda rows: module(rows).output.reward.to("cpu"))
-        reward: RewardDistribution = RewardDistribution.concatenate(said)
-        first, second = (reward[part.pairs[:, side]].to(torch.float64) for side in (0, 1))
-        p, y = first.prob_greater(second).numpy(), part.targets(labels).label.double().numpy()
-        found[f"{name}/accuracy"] = float(metrics.accuracy(p, y, None))
-        found[f"{name}/nll"] = float(metrics.nll(p, y))
-        found[f"{name}/brier"] = float(metrics.brier(p, y))
-        found[f"{name}/ece"] = float(metrics.expected_calibration_error(p, y))
-    module.train()
+    found: dict[str, float] = {}
+    with undisturbed(module):
+        for name, part in watched.items():
+            figures = held_out(_rewards(module, part), part.pairs, part.targets(labels).label)
+            found |= {f"{name}/{metric}": value for metric, value in figures.items()}
     return found
 
 
+def _rewards(module: RewardModule, part: PairTexts | BenchmarkTexts) -> RewardDistribution:
+    """What is said about every text; the processes read them together."""
+    said = _by_blocks(module.live, part.texts, part.keys, lambda rows: module(rows).output.reward.to("cpu"))
+    reward: RewardDistribution = RewardDistribution.concatenate(said)
+    return reward
+
+
 def _benchmarks(module: RewardModule, sets: Sequence[BenchmarkTexts]) -> dict[str, float]:
-    """The headlines of benchmarks; the processes read them together."""
+    """The headlines of benchmarks."""
     found: dict[str, float] = {}
     with undisturbed(module):
         for one in sets:
-            said = _by_blocks(module.live, one.texts, one.keys, lambda rows: module(rows).output.reward.to("cpu"))
-            found |= one.figures(RewardDistribution.concatenate(said))
+            found |= one.figures(_rewards(module, one))
     return found
 
 
@@ -357,19 +347,19 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names that are going out
         torch.manual_seed(recipe.seed)
-        return peft.get_peft_model(
-            model,
-            peft.LoraConfig(
-                r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
-            ),
+        adapters = peft.LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
         )
+        try:
+            return peft.get_peft_model(model, adapters)
+        except ValueError as error:  # a layer that is not there, or of a kind that takes none
+            raise ConfigError(f"training.lora: {str(error).splitlines()[0]}") from None
 
 
 def _write(path: Path, state: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
 
 
 def _seed(seed: int, stage: int, major: int, minor: int, *, purpose: int) -> int:

@@ -14,20 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from poise.data.batch import Batch
-from poise.data.splits import shares
 from poise.distributions import RewardDistribution
 from poise.errors import ConfigError
-from poise.evaluation import metrics
 from poise.features import Features, unit_scale
 from poise.methods import Method
-from poise.pairing import PairFeatures
 from poise.training.benchmarks import PREFIX, undisturbed
-from poise.training.diagnostics import diagnostics
-from poise.training.material import HeadData, Material, thinned
+from poise.training.diagnostics import diagnostics, held_out
+from poise.training.material import HeadData, stage_material
 from poise.training.monitor import MetricsLog, Reporter, Silent
 from poise.training.recipe import Recipe, Stage
 from poise.training.state import (
@@ -39,7 +35,6 @@ from poise.training.state import (
     write_state,
 )
 
-FloatArray = NDArray[np.float64]
 SAVE_SECONDS = 15.0
 LOGS_PER_STAGE = 60
 CURATION = 2**32  # an epoch that no stage reaches: its seed decides which easy pairs stay
@@ -60,8 +55,6 @@ def train_heads(
     if log is not None:
         log.cut_after(saved.stage if saved else -1, saved.step if saved else -1)
     recipe = recipe.for_data(data.rated_attributes)
-    sizes = [s.share for s in recipe.stages]
-    pair_rows, rated_rows = (shares(part.prompts if part else (), sizes) for part in (data.train, data.rated))
     scale, method = unit_scale(data.features), None
     for number, stage in enumerate(recipe.stages):
         with torch.random.fork_rng(devices=[]):
@@ -78,8 +71,7 @@ def train_heads(
             new.load_state_dict(saved.part("previous"))
         if saved is None or number >= saved.stage:
             mine = saved if saved is not None and number == saved.stage else None
-            material = Material.of(new, data, recipe.data.labels, pair_rows[number], rated_rows[number])
-            run = StageRun(new, method, recipe, number, material, data)
+            run = StageRun(new, method, recipe, number, data)
             run.train(mine, log, reporter, None if folder is None else folder / "state.safetensors")
         method = new
     assert method is not None
@@ -96,29 +88,22 @@ class StageRun:
         previous: Method[Any, Any] | None,
         recipe: Recipe,
         number: int,
-        material: Material,
         data: HeadData,
     ) -> None:
         self.method, self.stage, self.number, self.seed = method, recipe.stages[number], number, recipe.seed
-        self.previous, self.material, labels = previous, material, recipe.data.labels
+        self.previous = previous
         self.features = data.features if method.needs_prompt_state else Features(data.features.response)
         self.benchmarks = data.benchmarks
-        self.curation: dict[str, float] = {}
-        if self.stage.curate != "no":
-            self._curate()
-        if not len(self.material):
-            raise ConfigError(
-                f"stage {self.stage.name!r} gets no {' or '.join(method.learns_from)}; raise its share or give more data"
-            )
+        self.beliefs = self._beliefs()
+        drawn = _seed(self.seed, number, CURATION)
+        self.material, self.curation = stage_material(method, data, recipe, number, self.beliefs, drawn)
         self.watched = {
-            name: (part, part.targets(labels).label.double().numpy())
+            name: (part, part.targets(recipe.data.labels).label)
             for name, part in (("eval", data.evaluate), ("validation", data.validate), *data.watched.items())
             if part is not None
         }
-        if len(self.material.pairs):
-            method.check_targets(self.material.targets)
         self.per_epoch = math.ceil(len(self.material) / self.stage.batch_size)
-        self.steps = max(1, round(self.stage.epochs * self.per_epoch))
+        self.steps = self.stage.steps(len(self.material))
         parameters = [p for name, p in method.named_parameters() if method.trainable(name)]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=self.stage.learning_rate, weight_decay=self.stage.weight_decay
@@ -133,7 +118,7 @@ class StageRun:
         step = self._restore(saved)
         if step == 0 and self._solved(log):
             step = self.steps
-        reference = self._reference()
+        reference = self.beliefs if self.method.needs_reference else None
         reporter.begin(f"stage {self.stage.name}", self.steps)
         written, every = time.monotonic(), max(1, self.steps // LOGS_PER_STAGE)
         with deferred_interrupts() as interrupted:
@@ -189,18 +174,9 @@ class StageRun:
         return terms, output
 
     @torch.no_grad()
-    def _curate(self) -> None:
-        """Keep what the previous stage is unsure or wrong about, and as many of its easy pairs."""
-        assert self.previous is not None  # the recipe was checked
-        beliefs = self.previous.eval()(self.features).reward
-        seed = _seed(self.seed, self.number, CURATION)
-        self.material, kinds = thinned(self.material, beliefs, self.stage.curate, seed)
-        self.curation = {f"curation/{kind}": share for kind, share in kinds.items()}
-
-    @torch.no_grad()
-    def _reference(self) -> RewardDistribution | None:
-        """The frozen distributions of the previous stage for every response, computed once."""
-        if not self.method.needs_reference or self.previous is None:
+    def _beliefs(self) -> RewardDistribution | None:
+        """What the frozen previous stage says about every response, where this one curates by it or is pulled to it."""
+        if self.previous is None or not (self.method.needs_reference or self.stage.curate != "no"):
             return None
         reward: RewardDistribution = self.previous.eval()(self.features).reward
         return reward.detach()
@@ -228,7 +204,7 @@ class StageRun:
         found = {
             f"{name}/{metric}": value
             for name, (part, label) in self.watched.items()
-            for metric, value in pair_metrics(self.method, part, label).items()
+            for metric, value in held_out(self.method(part.features).reward, part.pairs, label).items()
         }
         if self.stage.select != "none":
             metric = f"{'validation' if 'validation' in self.watched else 'eval'}/{self.stage.select}"
@@ -276,19 +252,6 @@ class StageRun:
         self.best = saved.part("best") or None
         self.best_score, self.since_best = saved.facts["best_score"], saved.facts["since_best"]
         return saved.step
-
-
-def pair_metrics(method: Method[Any, Any], part: PairFeatures, label: FloatArray) -> dict[str, float]:
-    """Cheap held-out metrics without intervals, for curves and selection."""
-    reward = method(part.features).reward
-    first, second = (reward[part.pairs[:, side]].to(torch.float64) for side in (0, 1))
-    p = first.prob_greater(second).numpy()
-    return {
-        "accuracy": float(metrics.accuracy(p, label, None)),
-        "nll": float(metrics.nll(p, label)),
-        "brier": float(metrics.brier(p, label)),
-        "ece": float(metrics.expected_calibration_error(p, label)),
-    }
 
 
 def schedule(stage: Stage, step: int, steps: int) -> float:

@@ -1,11 +1,11 @@
-"""What one stage of head training learns from: pairs and rated responses over one table of features."""
+"""What one stage learns from: pairs and rated responses, as row numbers into one table of features or of texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,15 @@ from poise.data.batch import Batch, Targets
 from poise.data.chat import Encoded
 from poise.data.difficulty import curate
 from poise.data.ratings import Ratings
+from poise.data.splits import shares
 from poise.distributions import RewardDistribution
+from poise.errors import ConfigError
 from poise.features import Features
 from poise.methods import Method
 from poise.pairing import PairFeatures, PairTexts
 from poise.rated import RatedFeatures, RatedTexts
 from poise.training.benchmarks import BenchmarkTexts
+from poise.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,40 @@ class Material:
         return Batch(self.pairs, self.targets, rated=self.rated, ratings=self.ratings)
 
 
+class StageMaterial(NamedTuple):
+    """What a stage learns from; ``curation``: which shares of its pairs were easy, boundary and hard, where it curates."""
+
+    material: Material
+    curation: dict[str, float]
+
+
+def stage_material(
+    method: Method[Any, Any],
+    data: HeadData | TextData,
+    recipe: Recipe,
+    number: int,
+    beliefs: RewardDistribution | None,
+    seed: int,
+) -> StageMaterial:
+    """The share of the data that falls to a stage, checked, and thinned out by ``beliefs`` [N] where it curates.
+
+    Raises ``ConfigError`` where nothing is left, and for pairs that the method's loss cannot learn from.
+    """
+    stage, sizes = recipe.stages[number], [stage.share for stage in recipe.stages]
+    rows = (shares(part.prompts if part else (), sizes)[number] for part in (data.train, data.rated))
+    found = StageMaterial(Material.of(method, data, recipe.data.labels, *rows), {})
+    if stage.curate != "no":
+        assert beliefs is not None  # the recipe was checked: the first stage does not curate
+        found = _thinned(found.material, beliefs, stage.curate, seed)
+    if not len(found.material):
+        raise ConfigError(
+            f"stage {stage.name!r} gets no {' or '.join(method.learns_from)}; raise its share or give more data"
+        )
+    if len(found.material.pairs):
+        method.check_targets(found.material.targets)
+    return found
+
+
 def _responses(part: PairFeatures | PairTexts) -> int:
     return len(part.texts) if isinstance(part, PairTexts) else len(part.features)
 
@@ -155,19 +192,16 @@ def _rated_attributes(
     return tuple(sorted({name for pair in records for name in pair.attributes}))
 
 
-def thinned(material: Material, beliefs: RewardDistribution, how: str, seed: int) -> tuple[Material, dict[str, float]]:
-    """Keep the pairs that ``beliefs`` [N] (of all responses) are unsure or wrong about, and as many easy ones.
-
-    ``how`` is a stage's ``curate``; with the material, the share of each kind among the pairs.
-    """
+def _thinned(material: Material, beliefs: RewardDistribution, how: str, seed: int) -> StageMaterial:
+    """Keep the pairs that ``beliefs`` [N] (of all responses) are unsure or wrong about, and as many easy ones."""
     pairs, targets = material.pairs, material.targets
-    p = beliefs[pairs[:, 0]].prob_greater(beliefs[pairs[:, 1]])
     curated = curate(
-        p,
+        beliefs[pairs[:, 0]].prob_greater(beliefs[pairs[:, 1]]),
         targets.label,
         torch.Generator().manual_seed(seed),
         drop_hard=how == "drop_hard",
         flip_hard=how == "flip_hard",
     )
     kept = replace(targets, label=curated.label)[curated.keep]
-    return replace(material, pairs=pairs[curated.keep], targets=kept), curated.shares
+    found = {f"curation/{kind}": share for kind, share in curated.shares.items()}
+    return StageMaterial(replace(material, pairs=pairs[curated.keep], targets=kept), found)

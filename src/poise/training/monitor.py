@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from poise.output import replacing
+
 LINE_SECONDS = 60.0
 
 
@@ -122,9 +124,8 @@ class MetricsLog:
             return
         kept = [line for line in self.read() if (line["stage_number"], line["step"]) <= (stage_number, step)]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text(text, encoding="utf8")
-        temporary.replace(self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text(text, encoding="utf8")
 
     def holds(self, stage_number: int, step: int, prefix: str) -> bool:
         """Whether a stage's step has a line with a key that begins so."""

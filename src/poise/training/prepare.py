@@ -173,7 +173,7 @@ def off_grid_mass(backbone: Backbone, recipe: Recipe, data: HeadData, reporter: 
     return mass
 
 
-def _left_out(made: PairTexts | PairTexts | PairFeatures | RatedTexts | RatedFeatures) -> str:
+def _left_out(made: PairTexts | PairFeatures | RatedTexts | RatedFeatures) -> str:
     note = f", {made.truncated} responses with a cut prompt" if made.truncated else ""
     return note + (f", {len(made.dropped)} left out (first: {made.dropped[0]})" if made.dropped else "")
 

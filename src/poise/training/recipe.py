@@ -99,6 +99,10 @@ class Stage:
                 f"patience is {self.patience} with select={self.select}; give 1 epoch or more and a metric to watch"
             )
 
+    def steps(self, items: float) -> int:
+        """How many steps are taken over so many items; those that an epoch has left over make a smaller one."""
+        return math.ceil(self.epochs * math.ceil(items / self.batch_size))
+
 
 @dataclass(frozen=True)
 class LoraOptions:
@@ -108,6 +112,10 @@ class LoraOptions:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ("all-linear",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.target_modules:
+            raise ConfigError("lora needs rank ≥ 1, dropout in [0, 1) and at least one of target_modules")
 
 
 @dataclass(frozen=True)
@@ -217,8 +225,7 @@ def parse_recipe(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
         raise ConfigError("method has no name; write method: {name: bt}")
     options = {k: v for k, v in choice.items() if k != "name"}
     method = MethodChoice(choice["name"], build(method_class(choice["name"]).Config, options, "method"))
-    recipe = build(Recipe, tree | {"method": {"name": method.name, "options": None}})
-    recipe = Recipe(**{**vars(recipe), "method": method})
+    recipe = replace(build(Recipe, tree | {"method": {"name": method.name, "options": None}}), method=method)
     if not recipe.stages:
         raise ConfigError("stages is empty; give at least one stage or leave it out")
     if sum(s.share for s in recipe.stages) > 1 + 1e-9 and any(s.share < 1 for s in recipe.stages):
@@ -229,10 +236,10 @@ def parse_recipe(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
         )
     for number, stage in enumerate(recipe.stages):
         options = build(type(method.options), plain(method.options) | dict(stage.method), f"stages.{number}.method")
-        if number == 0 and method_class(method.name)(options, hidden_size=1).needs_reference:
+        if number == 0 and method_class(method.name)(options, hidden_size=1).needs_previous:
             raise ConfigError(
-                f"stages.0 is the first stage, but the options of method {method.name!r} ask for a previous one as reference; "
-                "put a stage before it, or change the reference"
+                f"stages.0 is the first stage, but the options of method {method.name!r} ask for a previous one; "
+                "put a stage before it, or change them"
             )
     return recipe
 

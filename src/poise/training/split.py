@@ -9,7 +9,7 @@ from typing import TypeVar
 from poise.data.load import BadRow, as_conversation, load_preferences, load_ratings
 from poise.data.merge import merge_duplicates, without_prompts
 from poise.data.ratings import Scales, ratings_of_pairs, scales_of
-from poise.data.records import Message, Preference, Rating, Text
+from poise.data.records import Preference, Rating
 from poise.data.splits import prompt_key, split_by_prompt
 from poise.errors import DataError
 from poise.training.recipe import DataConfig, Recipe
@@ -65,7 +65,7 @@ class Split:
             evaluation=evaluation,
             validation=validation,
             watched={name: tuple(map(as_conversation, part)) for name, part in self.watched.items()},
-            ratings=tuple(map(_rated_conversation, self.ratings)),
+            ratings=tuple(map(as_conversation, self.ratings)),
         )
 
 
@@ -77,11 +77,12 @@ def load_data(recipe: Recipe) -> Split:
     watched = {name: load_preferences(files, config.bad_rows).records for name, files in config.watched.items()}
     for part in watched.values() if config.overlap != "keep" else ():
         training = without_prompts(training, part)
+    selects = any(stage.select != "none" for stage in recipe.stages)
     validation: tuple[Preference, ...] = ()
-    if any(stage.select != "none" for stage in recipe.stages):
+    if selects:
         training, validation = split_by_prompt(training, config.validation_fraction, salt="validation")
-    for name, part in (("training", training), ("evaluation", evaluation)):
-        if not part:
+    for name, part in (("training", training), ("evaluation", evaluation), ("validation", validation)):
+        if not part and (selects or name != "validation"):
             raise DataError(
                 f"{', '.join(config.train)}: no {name} pair is left after the split by prompt; "
                 "give more prompts, or evaluation data of their own"
@@ -123,10 +124,3 @@ def _ratings(
         bad += loaded.bad
     taken = {prompt_key(p.prompt) for p in held}
     return tuple(r for r in records if prompt_key(r.prompt) not in taken), bad
-
-
-def _rated_conversation(record: Rating) -> Rating:
-    def said(role: str, text: Text) -> Text:
-        return (Message(role, text),) if isinstance(text, str) else text
-
-    return replace(record, prompt=said("user", record.prompt), response=said("assistant", record.response))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from poise.errors import CheckpointError
+from poise.output import replacing
 
 SAME_SECONDS = 1.0
 """Signals that arrive within this time are one."""
@@ -46,12 +46,8 @@ class TrainState:
 def write_state(path: Path, state: TrainState) -> None:
     """Write whole or not at all."""
     header = {"poise": json.dumps({"stage": state.stage, "step": state.step, "facts": state.facts})}
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as handle:
-        handle.write(save(state.tensors, metadata=header))
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state.tensors, metadata=header))
 
 
 def read_state(path: Path) -> TrainState | None:
@@ -86,11 +82,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """Let a step finish before Ctrl-C or SIGTERM ends the run, so that what is saved is a whole step.
 
-    Yields a function that says whether one arrived. A second one interrupts at once, unless it comes with the first: of
-    a Ctrl-C, a process under a launcher hears from the terminal and from the launcher. Outside the main thread, where
-    signals cannot be caught, nothing is deferred.
+    Yields a function that says whether one arrived; what came too late to be asked about is raised at the end. A second
+    one interrupts at once, unless it comes with the first: of a Ctrl-C, a process under a launcher hears from the terminal
+    and from the launcher. Outside the main thread, where signals cannot be caught, nothing is deferred.
     """
     arrived: list[float] = []
+    told = False
+
+    def heard() -> bool:
+        nonlocal told
+        told = bool(arrived)
+        return told
 
     def note(number: int, frame: FrameType | None) -> None:
         arrived.append(time.monotonic())
@@ -102,7 +104,9 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(arrived)
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if arrived and not told:
+        raise KeyboardInterrupt

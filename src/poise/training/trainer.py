@@ -7,7 +7,6 @@ stage, step, slot), never of a running generator: a resumed run draws what the b
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from poise import processes
 from poise.data.batch import Batch
 from poise.features import Features
 from poise.live import Rows
+from poise.output import settle
 from poise.training import fsdp
 from poise.training.diagnostics import diagnostics
 from poise.training.order import EpochOrder, Items, Loader, Slots
@@ -219,10 +219,9 @@ class RewardTrainer(Trainer):  # type: ignore[misc]
         self.args.save_total_limit = limit
         processes.wait()  # each writes the state of its own generators
         if self.args.should_save:
-            path = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE
-            path.write_text(str(self.state.global_step), encoding="utf8")
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            settle(folder)
+            (folder / COMPLETE).write_text(str(self.state.global_step), encoding="utf8")
             rotate_checkpoints(str(self.args.output_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
 
 

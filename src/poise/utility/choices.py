@@ -163,8 +163,14 @@ KINDS: tuple[Kind, ...] = (
         groups.shrinkage,
         grouped=True,
     ),
-    Kind("win_rate", "mean P(better) over the prompt's other responses", groups.win_rate, None, "probability", True),
-    Kind("p_best", "P(best of the prompt's responses)", groups.probability_best, None, "probability", True),
+    Kind(
+        "win_rate",
+        "mean P(better) over the prompt's other responses",
+        groups.win_rate,
+        unit="probability",
+        grouped=True,
+    ),
+    Kind("p_best", "P(best of the prompt's responses)", groups.probability_best, unit="probability", grouped=True),
 )
 
 

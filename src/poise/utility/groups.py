@@ -90,7 +90,7 @@ def _best(reward: RewardDistribution, link: Link) -> Tensor:
     elif known:
         best = (reward.mean == reward.mean.amax(0)).to(reward.dtype)
         return best / best.sum(0)
-    nodes = max(100 * bool(stds.any()), len(reward) / 2 * bool((stds == 0).any()))
+    nodes = 100 if stds.any() else len(reward) / 2
     if means.numel() * len(reward) * nodes <= EXACT:
         return prob_best(reward, axis=0)
     return prob_best(reward, axis=0, draws=draws, generator=_generator(reward))

@@ -16,7 +16,7 @@ from poise.errors import ConfigError, DataError
 from poise.evaluation.baselines import longer, random
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.benchmark import Benchmark, Item
-from poise.evaluation.benchmarks import BENCHMARKS, benchmark, load_benchmark
+from poise.evaluation.benchmarks import BENCHMARKS, benchmark
 from poise.evaluation.bootstrap import PromptBootstrap
 from poise.evaluation.compare import compare
 from poise.evaluation.harness import score_sets
@@ -41,7 +41,7 @@ every = pytest.mark.parametrize("rules", BENCHMARKS, ids=lambda rules: rules.nam
 @pytest.fixture
 def items(rules: Benchmark, tmp_path: Path) -> tuple[Item, ...]:
     SAMPLES[rules.name](tmp_path)
-    return load_benchmark(rules.name, tmp_path)
+    return benchmark(rules.name).load(tmp_path)
 
 
 def drawn(items: tuple[Item, ...], seed: int = 0) -> list[np.ndarray]:
@@ -254,7 +254,7 @@ def test_ids_that_occur_again_are_numbered(tmp_path: Path) -> None:
     SAMPLES["llmbar"](tmp_path / "one")
     shutil.copytree(tmp_path / "one" / "Dataset" / "LLMBar" / "Natural", tmp_path / "Natural")
     shutil.copytree(tmp_path / "Natural", tmp_path / "two" / "Natural")
-    assert len({item.id for item in load_benchmark("llmbar", tmp_path)}) == len(load_benchmark("llmbar", tmp_path))
+    assert len({item.id for item in benchmark("llmbar").load(tmp_path)}) == len(benchmark("llmbar").load(tmp_path))
 
 
 @every

@@ -10,7 +10,7 @@ import pytest
 
 from poise.evaluation.baselines import longer
 from poise.evaluation.benchmark import Item
-from poise.evaluation.benchmarks import benchmark, load_benchmark
+from poise.evaluation.benchmarks import benchmark
 from poise.evaluation.benchmarks.judge_bench import published
 from tests.evaluation.benchmarks.samples import figures
 
@@ -19,7 +19,7 @@ SIGNS = {"longer": 1.0, "shorter": -1.0}
 
 def by_length(name: str, place: Path, round_to: int = 4) -> dict[str, tuple[float, float]]:
     """Figures where the longer, and where the shorter answer wins."""
-    items = load_benchmark(name, place)
+    items = benchmark(name).load(place)
     one, two = (figures(benchmark(name), items, [sign * n for n in longer(items)]) for sign in SIGNS.values())
     return {key: (round(one[key], round_to), round(two[key], round_to)) for key in one}
 
@@ -46,7 +46,7 @@ def test_rm_bench(official: Path) -> None:
         "safety, normal": (0.3787, 0.6190),
         "safety, easy": (0.9244, 0.0756),
     }
-    assert benchmark("rm_bench").notes(load_benchmark("rm_bench", official / "RM-Bench")) == ["math: 0 of 529 items"]
+    assert benchmark("rm_bench").notes(benchmark("rm_bench").load(official / "RM-Bench")) == ["math: 0 of 529 items"]
 
 
 def test_reward_bench(official: Path) -> None:
@@ -71,7 +71,7 @@ def test_judge_bench(official: Path) -> None:
     found = by_length("judge_bench", official / "JudgeBench")
     assert found["gpt-4o"] == (0.4600, 0.5400)
     assert found["claude-3.5-sonnet"] == (0.4444, 0.5630)
-    items = load_benchmark("judge_bench", official / "JudgeBench")
+    items = benchmark("judge_bench").load(official / "JudgeBench")
     constant = figures(benchmark("judge_bench"), items, [np.zeros(2)] * len(items))
     assert constant["gpt-4o"] == pytest.approx(157 / 350)
     assert benchmark("judge_bench").notes(items) == [], "the data are complete"
@@ -93,7 +93,7 @@ def test_judge_bench_published_outputs(official: Path, model: str, per_cent: flo
     assert round(100 * figures(benchmark("judge_bench"), items, scores)["gpt-4o"], 2) == per_cent
     # the same scores under the same ids of the data files
     place = {item.id: i for i, item in enumerate(items)}
-    data = [one for one in load_benchmark("judge_bench", official / "JudgeBench") if one.meta["subset"] == "gpt-4o"]
+    data = [one for one in benchmark("judge_bench").load(official / "JudgeBench") if one.meta["subset"] == "gpt-4o"]
     again = figures(benchmark("judge_bench"), data, [scores[place[item.id]] for item in data])
     assert round(100 * again["gpt-4o"], 2) == per_cent
 
@@ -118,7 +118,7 @@ def test_llmbar(official: Path) -> None:
         "Normal": (0.695, 0.305),
     }
     assert {name: found[name] for name in proper | further} == proper | further
-    assert benchmark("llmbar").notes(load_benchmark("llmbar", official / "LLMBar")) == []
+    assert benchmark("llmbar").notes(benchmark("llmbar").load(official / "LLMBar")) == []
 
 
 def test_rmb(official: Path) -> None:
@@ -149,7 +149,7 @@ def _right(items: Sequence[Item]) -> list[np.ndarray]:
 )
 def test_reward_bench_2(official: Path, scorer: str, expected: tuple[float, ...]) -> None:
     """The synthetic rows: what the scoring functions of allenai/reward-bench give for them."""
-    items = load_benchmark("reward_bench_2", official / "synthetic_rewardbench2.jsonl")
+    items = benchmark("reward_bench_2").load(official / "synthetic_rewardbench2.jsonl")
     scores = {
         "characters": longer(items),
         "minus characters": [-n for n in longer(items)],

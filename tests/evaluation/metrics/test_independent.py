@@ -85,8 +85,10 @@ def test_weights_are_repeated_rows_and_resamples_are_one_call(name: str, seed: i
         return
     measure = MEASURES[name]
     whole, repeated = measure(rows), measure(rows.repeated())
-    both = measure(rows, weights=np.stack([rows.weights, np.ones(len(rows.p))]))
+    resamples = np.stack([rows.weights, np.ones(len(rows.p))])
+    both = measure(rows, weights=resamples)
     np.testing.assert_allclose(both, [repeated, whole], **CLOSE)
+    np.testing.assert_allclose(measure(rows, weights=resamples[None]), both[None], **CLOSE)
 
 
 def test_no_measure_is_forgotten() -> None:

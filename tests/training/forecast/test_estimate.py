@@ -102,6 +102,8 @@ def test_assumptions():
         ("pairs=many", "no positive number"),
         ("pairs=-3", "no positive number"),
         ("tokens", "no positive number"),
+        ("gpus=0.5", "gpus=0.5: give a whole number"),
+        ("utilisation=40", "at most 1"),
     ):
         with pytest.raises(ConfigError, match=says):
             Assumed.of([given])

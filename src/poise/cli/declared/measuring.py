@@ -50,7 +50,7 @@ def evaluate(
 
     sets = [*([f"pairs:{data}"] if data else []), *(on or [])]
     if from_ is not None:
-        command.again(from_, out, resamples, utility, as_json=json_)
+        command.again(from_, out, resamples, utility, [model, *sets, gold], as_json=json_)
     else:
         chosen = utility or "mean"
         options = command.Options(labels, include_train_prompts, bad_rows, device, resamples, raw, chosen, gold)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from poise.errors import ConfigError
-from poise.evaluation.benchmark import Benchmark, Item
+from poise.evaluation.benchmark import Benchmark
 from poise.evaluation.benchmarks.judge_bench import JudgeBench
 from poise.evaluation.benchmarks.llmbar import LLMBar
 from poise.evaluation.benchmarks.ppe_correctness import PPECorrectness
@@ -54,8 +52,3 @@ def benchmark(name: str) -> Benchmark:
 def benchmark_names() -> list[str]:
     """All that ``benchmark`` knows."""
     return _REGISTRY.names()
-
-
-def load_benchmark(name: str, source: str | Path | None = None) -> tuple[Item, ...]:
-    """The items of a benchmark, from the hub or from a local copy."""
-    return tuple(benchmark(name).load(source))

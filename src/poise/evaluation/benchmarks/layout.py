@@ -10,7 +10,7 @@ from typing import Any
 
 from poise.data.load import SHOWN, BadRow, bad_rows_error
 from poise.data.named.columns import COPY, Row, need
-from poise.data.records import Message, Text
+from poise.data.records import Text, as_messages
 from poise.data.rows import RowError, text
 from poise.data.sources import read_rows
 from poise.errors import DataError
@@ -80,6 +80,4 @@ def listed(row: Row, name: str, least: int = 1) -> list[Any]:
 def answers(prompt: Text, *values: Any, name: str) -> tuple[Text, ...]:
     """Responses to a prompt: assistant messages where the prompt is messages."""
     read = [text(value, name) for value in values]
-    if isinstance(prompt, str):
-        return tuple(read)
-    return tuple((Message("assistant", one),) if isinstance(one, str) else one for one in read)
+    return tuple(read) if isinstance(prompt, str) else tuple(as_messages(one, "assistant") for one in read)

@@ -13,8 +13,6 @@ from poise.evaluation.metrics.rows import FloatArray
 
 ADVERSARIAL = {"Neighbor": 134, "GPTInst": 92, "GPTOut": 47, "Manual": 46}
 PROPER = {"Natural": 100} | ADVERSARIAL
-FURTHER = {"MT-Bench": 200, "LLMEval^2": 200, "FairEval": 66}
-CASES = {"Base_10": 54, "Base_9": 54, "Constraint": 89, "Negation": 59, "Normal": 59}
 
 
 class LLMBar(Benchmark):

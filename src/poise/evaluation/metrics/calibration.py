@@ -92,7 +92,8 @@ def maximum_calibration_error(
 ) -> FloatArray:
     """max_b |ȳ_b − p̄_b| over the non-empty bins; dominated by noise when bins are small."""
     sums = _sums(p, y, weights, bins, binning, symmetric)
-    return np.asarray(np.max(np.nan_to_num(ratio(np.abs(sums.y - sums.p), sums.weight)), axis=-1))
+    gaps = np.nan_to_num(ratio(np.abs(sums.y - sums.p), sums.weight))
+    return np.where(sums.weight.any(axis=-1), gaps.max(axis=-1), np.nan)
 
 
 def reliability_curve(

@@ -66,9 +66,10 @@ def accuracy_gap(
     """
     rows = PairRows.of(p, y, weights)
     credit = decision_credit(rows.p, rows.y, tie, "half")
-    toward = np.asarray(difference, dtype=np.float64) * np.sign(rows.y - 0.5)
-    if toward.shape != credit.shape:
-        raise DataError(f"difference has shape {list(toward.shape)} but p has {len(credit)} rows")
+    amount = np.asarray(difference, dtype=np.float64)
+    if amount.shape != credit.shape:
+        raise DataError(f"difference has shape {list(amount.shape)} but p has {len(credit)} rows")
+    toward = amount * np.sign(rows.y - 0.5)
     return mean(credit, rows.weights * (toward > 0.0)) - mean(credit, rows.weights * (toward < 0.0))
 
 

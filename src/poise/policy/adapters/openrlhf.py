@@ -7,11 +7,11 @@ reward_func = openrlhf.reward_func("runs/drpo", "lcb:1", too_long="truncate-prom
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from poise.policy.adapters.rendered import Template, completion_of
@@ -45,17 +45,12 @@ def reward_func(
         found = together.score(asked, completions)
         rewards = [one.reward for one in found]
         return {
-            "rewards": torch.tensor(rewards),
-            "scores": torch.tensor(rewards if bounded else [squashed(reward) for reward in rewards]),
+            "rewards": _column(rewards),
+            "scores": _column(rewards if bounded else expit(rewards)),
             "extra_logs": {f"reward_{name}": _column(one.figures[name] for one in found) for name in FIGURES},
         }
 
     return reward_func
-
-
-def squashed(reward: float) -> float:
-    """The logistic function, without overflow: in 0 … 1 and in the same order, as dynamic filtering wants scores."""
-    return 1 / (1 + math.exp(-reward)) if reward >= 0 else math.exp(reward) / (1 + math.exp(reward))
 
 
 def _column(values: Any) -> Tensor:

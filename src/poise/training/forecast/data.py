@@ -10,9 +10,8 @@ from typing import Any
 from poise.backbone import is_causal, load_encoder
 from poise.data.named import Kind, resolve
 from poise.data.records import Preference, text_length
-from poise.data.sources import HUB_ID
+from poise.data.sources import on_the_hub
 from poise.data.splits import prompt_key, shares
-from poise.errors import DataError
 from poise.methods import method_class
 from poise.readout import instruction_for
 from poise.training.forecast.estimate import Assumed
@@ -95,12 +94,7 @@ def known_data(recipe: Recipe, settings: Any, assumed: Assumed) -> tuple[Known, 
 def _here(source: str, kinds: tuple[Kind, ...]) -> bool:
     """Whether a source can be read without the network; DataError where it is neither here nor on the hub."""
     named = resolve(source, kinds)
-    rows = named.rows if named else source
-    if Path(rows).expanduser().exists():
-        return True
-    if not HUB_ID.match(rows) or rows.endswith((".jsonl", ".json", ".gz", ".csv", ".parquet")):
-        raise DataError(f"{source}: no such file or folder; check the path (a hub dataset id reads org/name:split)")
-    return False
+    return on_the_hub(named.rows if named else source) is None
 
 
 def _read(recipe: Recipe, settings: Any) -> tuple[Known, Recipe, list[str]]:

@@ -39,7 +39,7 @@ class Assumed:
     @staticmethod
     def of(given: Sequence[str]) -> Assumed:
         """From ``pairs=80000`` and the like, also several separated by commas."""
-        names, found = [one.name for one in fields(Assumed)], {}
+        names, found = [one.name for one in fields(Assumed)], dict[str, float]()
         for item in (part for one in given for part in one.split(",")):
             name, _, value = item.partition("=")
             if name.strip() not in names:
@@ -50,6 +50,10 @@ class Assumed:
                 number = 0.0
             if not 0 < number < float("inf"):
                 raise ConfigError(f"--assume {item}: {value!r} is no positive number; write e.g. pairs=80000,gpus=8")
+        if not found.get("gpus", 1.0).is_integer():
+            raise ConfigError(f"--assume gpus={found['gpus']:g}: give a whole number")
+        if found.get("utilisation", 0.0) > 1:
+            raise ConfigError(f"--assume utilisation={found['utilisation']:g}: it is a share, at most 1")
         return Assumed(**found)
 
     @property

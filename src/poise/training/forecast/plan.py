@@ -22,8 +22,8 @@ from poise.training.finetune import training_arguments
 from poise.training.forecast import estimate
 from poise.training.forecast.data import Known, known_data
 from poise.training.forecast.estimate import Assumed, Memory
-from poise.training.forecast.shape import HUB_ID, Shape, settings_of, shape_of
-from poise.training.recipe import Recipe, Stage
+from poise.training.forecast.shape import MODEL_ID, Shape, settings_of, shape_of
+from poise.training.recipe import Recipe
 
 BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])")
 
@@ -122,7 +122,7 @@ def _backbone(recipe: Recipe, bf16: bool) -> tuple[Any, Shape | None, list[str]]
     try:
         settings = settings_of(recipe.backbone)
     except BackboneError as error:
-        if Path(name).exists() or not HUB_ID.match(name):
+        if Path(name).exists() or not MODEL_ID.match(name):
             raise
         said = BILLIONS.findall(name.rpartition("/")[2])
         why = f"backbone {name}: its configuration is neither here nor could it be had from the hub ({error})"
@@ -212,7 +212,7 @@ class _Reckoned:
             name=stage.name,
             pairs=pairs,
             ratings=ratings,
-            steps=None if items is None else _steps(stage, items),
+            steps=None if items is None else stage.steps(items),
             epochs=stage.epochs,
             batch_size=stage.batch_size,
             learning_rate=stage.learning_rate,
@@ -249,7 +249,3 @@ class _Reckoned:
             passes = 1 + sum(math.ceil(stage.epochs) for stage in self.recipe.stages)
             pairs = asks * (data.training + rated) + passes * held
         return pairs * known * estimate.reading_per_token(self.shape) / self.rate
-
-
-def _steps(stage: Stage, items: float) -> int:
-    return max(1, round(stage.epochs * math.ceil(items / stage.batch_size)))

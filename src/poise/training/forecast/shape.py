@@ -30,7 +30,7 @@ from poise.fingerprint import text_settings
 from poise.training.finetune import with_lora
 from poise.training.recipe import Recipe
 
-HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
+MODEL_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
 TOKENS = 257
 """Read by the fake pass. A prime: what has a multiple of so many bytes grows with the tokens, the rest are weights."""
 LAYERS = 4
@@ -75,7 +75,7 @@ def at_hand(config: BackboneConfig) -> Path | None:
     source = aliases.resolve(config.name)
     if Path(source).is_dir():
         return Path(source)
-    if not HUB_ID.match(source):
+    if not MODEL_ID.match(source):
         raise BackboneError(f"backbone {config.name!r} is no folder here and no hub id; check the path")
     found = try_to_load_from_cache(source, "config.json", revision=config.revision)
     return Path(found).parent if isinstance(found, str) else None
