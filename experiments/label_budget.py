@@ -93,20 +93,56 @@ def measure(pool: Pool, seeds: int, name: str) -> dict[str, Any]:
     needs: dict[str, dict[str, list[float]]] = {how: {} for how in METHODS[1:]}
     for how, told in needs.items():
         for budget in BUDGETS:
-            drawn = [share(*both, budget) for both in zip(resampled[how], resampled["random"], strict=True)]
+            resamples = [share(*both, budget) for both in zip(resampled[how], resampled["random"], strict=True)]
             value = share(found[how].mean(0), found["random"].mean(0), budget)
-            told[str(budget)] = [value, *np.quantile(drawn, (0.025, 0.975)).tolist()]
+            told[str(budget)] = [value, *np.quantile(resamples, (0.025, 0.975)).tolist()]
         print(name, how, told, flush=True)
     return {"curves": {how: values.tolist() for how, values in found.items()}, "needs": needs}
 
 
-def one_seed(pool: Pool, seed: int) -> dict[str, FloatArray]:
-    """Right answers [rounds, Q] by method, on ``DRAWN`` prompts and votes of this seed; random is the mean of some orders."""
+def drawn(pool: Pool, seed: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Differences [P, H], votes [P] and prompts of the candidates of this seed."""
     draw = np.random.default_rng([seed, 5])
     asked = set(draw.permutation(sorted(set(pool.prompts)))[:DRAWN].tolist())
     mine = [i for i, prompt in enumerate(pool.prompts) if prompt in asked]
     votes = torch.from_numpy((draw.random(len(mine)) < pool.truth[mine]).astype(np.float64))
-    x, prompts = pool.candidates[mine], [pool.prompts[i] for i in mine]
+    return pool.candidates[mine], votes, [pool.prompts[i] for i in mine]
+
+
+def possible(pool: Pool, seeds: int) -> dict[str, list[float]]:
+    """Budget → share of random's labels, seed by seed, with which ``variance`` has lowered the candidates' variance as far.
+
+    That is what it aims at, reckoned with the prior and the votes' noise of a head that has a vote on every candidate: no
+    wrong model and no luck of votes is in it.
+    """
+    told: dict[str, list[float]] = {str(budget): [] for budget in BUDGETS}
+    for seed in range(seeds):
+        x, votes, prompts = drawn(pool, seed)
+        known = fit_posterior(PairData.equal(x, votes))
+        nothing = fit_posterior(PairData.equal(x[:0], votes[:0]), start=known.precision)
+        chosen = list(select(x, prompts, nothing, BUDGET, how="variance").pairs)
+        orders = [np.random.default_rng([seed, i]).permutation(len(x))[:BUDGET].tolist() for i in range(ORDERS)]
+        mine, *random = (variances(x, order, known) for order in (chosen, *orders))
+        theirs = np.mean(random, axis=0)
+        for budget in BUDGETS:
+            needed = np.interp(-theirs[budget // ROUND], -mine, ROUND * np.arange(len(mine)))
+            told[str(budget)].append(float(needed / budget))
+    return told
+
+
+def variances(x: Tensor, order: Sequence[int], known: Posterior) -> FloatArray:
+    """[1 + rounds] the candidates' mean margin variance as labels come in this order."""
+    found = []
+    for labels in range(0, BUDGET + 1, ROUND):
+        some = x[list(order[:labels])]
+        hessian = PairData.equal(some, some[:, 0]).hessian(known.mean, known.precision)
+        found.append(float(torch.linalg.solve(hessian, x.T @ x / len(x)).trace()))
+    return np.array(found)
+
+
+def one_seed(pool: Pool, seed: int) -> dict[str, FloatArray]:
+    """Right answers [rounds, Q] by method, on ``DRAWN`` prompts and votes of this seed; random is the mean of some orders."""
+    x, votes, prompts = drawn(pool, seed)
 
     def bought(how: str, order: int) -> FloatArray:
         return np.stack([pool.right(posterior) for posterior in rounds(x, votes, prompts, how, order)])

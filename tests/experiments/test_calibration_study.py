@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from experiments.label_budget import BUDGET, ROUND, bootstrap, labels_needed, share
+import torch
+from experiments.label_budget import BUDGET, ROUND, bootstrap, labels_needed, share, variances
 from experiments.vote_shares import floors, gap, gap_of_halves
 
 from poise.data.records import Preference, Votes
 from poise.evaluation import metrics
+from poise.laplace import PairData, fit_posterior
 
 
 def voted(chosen: int, rejected: int, tie: int = 0) -> Preference:
@@ -75,3 +77,15 @@ def test_resampled_curves_are_around_the_mean_and_spread_by_seed():
     found = bootstrap(right, pairs)
     assert found.mean(0) == pytest.approx(right.sum(2).mean(0) / pairs.sum(), abs=0.002)
     assert found.std(0) == pytest.approx(np.full(3, 0.25 / 6 / 20**0.5), rel=0.2)
+
+
+def test_variance_falls_from_the_prior_to_the_inverse_hessian():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(BUDGET + 50, 3, generator=draw, dtype=torch.float64)
+    known = fit_posterior(PairData.equal(x, (x[:, 0] > 0).double()), precision=2.0)
+    found = variances(x, range(len(x)), known)
+    assert found[0] == pytest.approx(float(x.square().sum(1).mean()) / 2.0)
+    assert (np.diff(found) < 0).all()
+    p = torch.sigmoid(x[:BUDGET] @ known.mean)
+    covariance = torch.linalg.inv(2 * torch.eye(3) + (x[:BUDGET].T * (p * (1 - p))) @ x[:BUDGET])
+    assert found[-1] == pytest.approx(float(((x @ covariance) * x).sum(1).mean()))
