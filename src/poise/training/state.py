@@ -84,7 +84,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
 
     Yields a function that says whether one arrived; what came too late to be asked about is raised at the end. A second
     one interrupts at once, unless it comes with the first: of a Ctrl-C, a process under a launcher hears from the terminal
-    and from the launcher. Outside the main thread, where signals cannot be caught, nothing is deferred.
+    and from the launcher. Outside the main thread, where signals cannot be caught, nothing is deferred; what the process has
+    been told to ignore, as a shell tells what it runs in the background, stays ignored.
     """
     arrived: list[float] = []
     told = False
@@ -102,7 +103,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield heard
     finally:
