@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import tiny_encoder
+from tests.conftest import on_disk, tiny_encoder, written
 
 BEHIND_AN_EXTRA = {
     "poise.serving": "serve",
@@ -99,11 +99,9 @@ def test_the_extras_are_hidden_and_nothing_else():
 
 @pytest.mark.heavy
 def test_every_module_imports_and_the_core_works(tmp_path):
-    made = tiny_encoder()
-    for part in (made.model, made.tokenizer):
-        part.save_pretrained(tmp_path / "backbone")
+    on_disk(tiny_encoder(), tmp_path / "backbone")
     rows = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "No idea."} for i in range(30)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "pairs.jsonl", rows)
     code = """
         import importlib, pkgutil
         import poise

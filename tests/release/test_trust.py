@@ -19,7 +19,7 @@ from poise.checkpoint import KEY
 from poise.errors import BackboneError, CheckpointError
 from poise.model_folder import TRUST
 from poise.scorers import open_scorer
-from tests.conftest import tiny_encoder
+from tests.conftest import on_disk, tiny_encoder, written
 from tests.test_model import make_model
 
 CODE = """
@@ -98,11 +98,9 @@ def test_pickles_are_refused_and_never_read(tmp_path, damaged):
 
 def test_nothing_is_sent_anywhere(tmp_path):
     """A process in which a connection is an error trains, saves, loads, scores and evaluates from local files."""
-    made = tiny_encoder()
-    for part in (made.model, made.tokenizer):
-        part.save_pretrained(tmp_path / "backbone")
+    on_disk(tiny_encoder(), tmp_path / "backbone")
     rows = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "No idea."} for i in range(30)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "pairs.jsonl", rows)
     code = """
         import socket
 
