@@ -4,7 +4,8 @@ Usage: python -m experiments.risk_aware_policy [--seeds 5] [--people divided] [-
 Per seed a QRM reward learns what people say about the reference policy's answers; a tiny policy is then trained by RLOO on
 the mean of its belief, on the entropic utility and on QRM's exponential one, from the same start with the same draws. The same
 policies trained on what the people really think (no reward model) say what could be had. Policies are compared at equal
-divergence and at equal mean, along their courses; best-of-n, whose divergence is equal by itself, chooses by the same utilities.
+divergence and at equal mean, along their courses; best-of-n, whose divergence is equal by itself, chooses by the same utilities
+and is compared at equal mean along n.
 Writes <out>.json (every figure of every seed) and <out>.md. The folder ``--work`` keeps policy and reward models for the next run.
 """
 
@@ -31,6 +32,7 @@ TAIL = tuple(f"rater_q{100 * level:02.0f}" for level in LEVELS)
 AVERSION = 2.0  # λ of the entropic utility, in 1/sd of the belief about one answer: it gives up about one such sd
 WIDE_AVERSION = 1.0  # λ of the exponential utility, in 1/sd of the rewards of all answers
 BETA, N = 0.05, 8
+JUDGED, CHOICES = 32, 8  # answers a topic that judge a policy, and choices a topic that judge best-of-n
 SOURCES = {"qrm": "the QRM reward", "truth": "the raters themselves"}
 CAREFUL = ("entropic", "exponential")
 
@@ -57,14 +59,16 @@ def belief(groups: Any, shares: Any) -> Mixture:
 def study(laboratory: Laboratory, seed: int) -> dict[str, Any]:
     """All policies and choices of one seed, judged; gains are in standard deviations of the true reward under the reference."""
     policy, topics, groups = laboratory.policy(), laboratory.topics, laboratory.groups
+    judged, choices = (2, 1) if laboratory.smoke else (JUDGED, CHOICES)
     known = judge(policy, policy, topics * 2, 1000 + seed, groups)
-    pool = judge(policy, None, [topic for topic in topics for _ in range(N)], 2000 + seed, groups)
+    reference = judge(policy, policy, topics * judged, 4000 + seed, groups)
+    pool = judge(policy, None, [topic for topic in topics * choices for _ in range(N)], 2000 + seed, groups)
     model = laboratory.qrm(seed)
     written = known.of([i for i, text in enumerate(known.texts) if text])
     said = model.predict([f"{topic} " for topic in written.topics], written.texts)
     rated = belief(written.groups, written.shares)
     found: dict[str, Any] = {
-        "reference": outcome(known, known),
+        "reference": outcome(reference, reference),
         "spearman_with_gold": agreement(said.mean, written.gold),
         "spearman_of_spread": agreement(said.std, rated.std),
     }
@@ -76,18 +80,25 @@ def study(laboratory: Laboratory, seed: int) -> dict[str, Any]:
                 if source == "qrm"
                 else Truth(policy, groups, known, utility)
             )
-            chosen = reward(pool.topics, pool.texts).view(-1, N).argmax(1).numpy()
             course = [
-                {"step": step, **outcome(judge(now, policy, topics * 2, 4000 + seed, groups), known)}
+                {"step": step, **outcome(judge(now, policy, topics * judged, 4000 + seed, groups), reference)}
                 for step, now in train(policy, reward, settings, seed)
                 if step
             ]
-            best = outcome(pool.of(np.arange(0, len(pool.gold), N) + chosen), known)
-            best["distance"] = float(np.log(N) - (N - 1) / N) ** 0.5
+            best = best_of_n(pool, reward(pool.topics, pool.texts).view(-1, N), reference)
             found[f"{source}, {name}"] = {"utility": utility, "course": course, "best_of_n": best}
             figures = ", ".join(f"{key} {course[-1][key]:.3f}" for key in ("distance", "mean", TAIL[0], TAIL[-1]))
             print(f"seed {seed}, {source}, {utility}: {figures}", flush=True)
     return found
+
+
+def best_of_n(pool: Judged, rewards: Tensor, reference: Judged) -> list[dict[str, float]]:
+    """Outcomes of the best of the first n answers of every choice, n = 2 … N, by ``rewards`` [choices, N] of the pool."""
+    course = []
+    for n in range(2, N + 1):
+        chosen = np.arange(len(rewards)) * N + rewards[:, :n].argmax(1).numpy()
+        course.append({"n": n, **outcome(pool.of(chosen), reference), "distance": float(np.log(n) - (n - 1) / n) ** 0.5})
+    return course
 
 
 def utilities(beliefs: RewardDistribution) -> dict[str, str]:
@@ -122,28 +133,31 @@ def outcome(now: Judged, known: Judged) -> dict[str, float]:
 # ── along the courses ──
 
 
-def reached(run: Run, source: str, key: str) -> float:
-    """The largest value of ``key`` that every policy of the source gets to."""
-    return min(max(p[key] for p in path(run, f"{source}, {name}")) for name in ("mean", *CAREFUL))
-
-
-def path(run: Run, policy: str) -> list[Figures]:
-    """A policy's figures from the reference on."""
-    return [run["reference"], *run[policy]["course"]]
-
-
 Reading = Callable[[Run, str, str], Figures]  # run, source, utility -> figures
+
+
+def where_all_get(key: str, course: str = "course", share: float = 1.0) -> Reading:
+    """Reads courses from the reference on where they first have a share of the largest ``key`` that all utilities get to."""
+
+    def path(run: Run, source: str, name: str) -> list[Figures]:
+        return [run["reference"], *run[f"{source}, {name}"][course]]
+
+    def reading(run: Run, source: str, name: str) -> Figures:
+        reached = min(max(point[key] for point in path(run, source, other)) for other in ("mean", *CAREFUL))
+        return at(path(run, source, name), key, share * reached)
+
+    return reading
+
+
 ALONG: dict[str, Reading] = {
-    "equal divergence": lambda run, source, name: at(
-        path(run, f"{source}, {name}"), "distance", reached(run, source, "distance")
-    ),
-    "half of that divergence": lambda run, source, name: at(
-        path(run, f"{source}, {name}"), "distance", reached(run, source, "distance") / 2**0.5
-    ),
-    "equal mean": lambda run, source, name: at(path(run, f"{source}, {name}"), "mean", reached(run, source, "mean")),
+    "equal divergence": where_all_get("distance"),
+    "half of that divergence": where_all_get("distance", share=0.5**0.5),
+    "equal mean": where_all_get("mean"),
     "the last step": lambda run, source, name: run[f"{source}, {name}"]["course"][-1],
-    f"best of {N}": lambda run, source, name: run[f"{source}, {name}"]["best_of_n"],
+    f"best of {N}": lambda run, source, name: run[f"{source}, {name}"]["best_of_n"][-1],
+    "equal mean of best-of-n": where_all_get("mean", "best_of_n"),
 }
+DECIDING = ("equal divergence", "equal mean", f"best of {N}", "equal mean of best-of-n")
 
 
 def differences(runs: Sequence[Run], source: str, name: str, where: str, key: str) -> list[float]:
@@ -155,7 +169,7 @@ def differences(runs: Sequence[Run], source: str, name: str, where: str, key: st
 def conclusions(runs: Sequence[Run]) -> str:
     """The claim of the figure for each source, utility and way, with the figures that decide it."""
     lines = []
-    for where in ("equal divergence", "equal mean", f"best of {N}"):
+    for where in DECIDING:
         for source, title in SOURCES.items():
             for name in CAREFUL:
                 tail = [differences(runs, source, name, where, key) for key in TAIL]
@@ -203,10 +217,16 @@ t-interval, differences paired by seed. Rewards are true ones, in standard devia
 `rater_qNN` are quantiles over answers and raters, `answer_qNN` over answers of the mean over raters; `disagreement` is the root mean
 square deviation between the raters of an answer.
 
-Policies that have gone differently far are not comparable. So each is judged every twelve steps (two answers to every topic), and
+Policies that have gone differently far are not comparable. So each is judged every twelve steps ({JUDGED} answers to every topic), and
 its figures are read where it first is as far from the reference (`distance`, √KL [√nat], exact) as the least far of the three
-gets; at half of that KL; and where it first has a mean that all three get to. The claim is taken to hold where all five quantiles of .05 … .25 over raters
-are higher and the mean shows no difference; their average was added to the page afterwards and decides nothing. Best of {N} by the same utilities has one divergence, whatever the utility.
+gets; at half of that KL; and where it first has a mean that all three get to. Best of {N} by the same utilities ({CHOICES} choices a topic) has one
+divergence, whatever the utility; at equal mean it is read along n = 1 … {N}. The claim is taken to hold where all five quantiles of .05 … .25 over raters
+are higher and the mean shows no difference; their average decides nothing.
+
+The same policies were judged before on two answers a topic and one choice of {N}, and the quantiles of 672 answers are themselves uncertain by
+about what was looked for: among divided people, under the QRM reward, the entropic utility's lift at equal divergence was .18 ± .21 at 5 %, .13 ± .15 at 10 %
+and beyond noise from 15 % on; at equal mean .18 ± .12, .07 ± .05, .04 ± .07, .07 ± .04 and .07 ± .08. The larger numbers, and best-of-n at equal mean, were
+declared before they were judged; rewards, training, utilities and the rule above are as they were.
 
 Two kinds of people judge, on a page each. Those of the simulated world (`risk_aware_policy.md`) differ in what they want, but about as much
 on one answer as on another, so that hardly anything can be done about it. The others (`--people divided`, `risk_aware_policy_divided.md`) are of one

@@ -41,10 +41,13 @@ def test_risk_aware_policies_are_compared_from_one_start(laboratory, tmp_path):
     assert run["reference"]["mean"] == pytest.approx(0.0, abs=1e-9)
     assert len({json.dumps(run[f"qrm, {name}"]["course"]) for name in ("mean", *risk_aware_policy.CAREFUL)}) == 3
     for policy in ("qrm, mean", "truth, entropic"):
-        for figures in (*run[policy]["course"], run[policy]["best_of_n"]):
+        for figures in (*run[policy]["course"], *run[policy]["best_of_n"]):
             tail = [figures[key] for key in risk_aware_policy.TAIL]
             assert tail == sorted(tail)
-    assert run["truth, mean"]["best_of_n"]["mean"] > 1
+    assert run["truth, mean"]["best_of_n"][-1]["mean"] > 1
+    at_equal_mean = risk_aware_policy.ALONG["equal mean of best-of-n"]
+    means = [at_equal_mean(run, "truth", name)["mean"] for name in ("mean", *risk_aware_policy.CAREFUL)]
+    assert means == pytest.approx([means[0]] * 3)
     page = risk_aware_policy.page([run, run], "the command", tmp_path / "risk")
     assert "At equal divergence: the QRM reward" in page
 
@@ -64,11 +67,11 @@ def test_policies_are_read_where_they_are_equally_far():
             "exponential": course((4.0, 8.0)),
         }.items()
     }
-    assert risk_aware_policy.reached(run, "qrm", "distance") == 1.5
     read = risk_aware_policy.ALONG["equal divergence"]
-    assert [read(run, "qrm", name)["mean"] for name in ("mean", *risk_aware_policy.CAREFUL)] == [2.0, 2.0, 3.0]
-    halfway = by_seed.at(risk_aware_policy.path(run, "qrm, mean"), "mean", 2.0)
-    assert halfway["distance"] == 1.5
+    figures = [read(run, "qrm", name) for name in ("mean", *risk_aware_policy.CAREFUL)]
+    assert [f["distance"] for f in figures] == [1.5] * 3
+    assert [f["mean"] for f in figures] == [2.0, 2.0, 3.0]
+    assert risk_aware_policy.ALONG["equal mean"](run, "qrm", "mean")["distance"] == 1.5
 
 
 def test_divided_people_differ_where_their_average_does_not_mind():
