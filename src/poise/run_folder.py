@@ -29,7 +29,7 @@ from poise.training.material import HeadData, TextData
 from poise.training.recipe import Recipe, read_recipe
 
 RECIPE, ENVIRONMENT, RESULT, METRICS = "recipe.yaml", "environment.json", "result.json", "metrics.jsonl"
-REPORT, PROMPTS, CHECKPOINT = "report.html", "train_prompts.npy", "checkpoint"
+REPORT, PROMPTS = "report.html", "train_prompts.npy"
 STATE, STAGES = "state.safetensors", "stages"
 VERSIONS = ("poise", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy")
 

@@ -10,6 +10,7 @@ import torch
 from poise.data.batch import Batch, Targets
 from poise.data.ratings import Ratings
 from poise.distributions import RewardDistribution
+from poise.errors import ConfigError
 from poise.features import Features
 from poise.methods import METHODS
 
@@ -63,6 +64,16 @@ def test_says_what_it_is(method):
     assert method.reference
     assert type(method).Config.__dataclass_params__.frozen
     assert type(method).Config.__doc__
+
+
+def test_no_attribute_has_the_name_of_the_reward(method):
+    """In tables of beliefs the one would take the place of the other."""
+    kind, rated = type(method), ("reward", "safety")
+    if not method.attributes:
+        assert kind.for_data(kind.Config(), rated) == kind.Config()
+        return
+    with pytest.raises(ConfigError, match="called 'reward'.*rename it"):
+        kind.for_data(kind.Config(), rated)
 
 
 def test_one_belief_per_response(method):

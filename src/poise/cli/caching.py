@@ -8,8 +8,8 @@ from pathlib import Path
 from poise.backbone import Backbone
 from poise.errors import ConfigError
 from poise.feature_cache import FeatureCache, default_cache
-from poise.model_folder import run_of
-from poise.run_folder import CHECKPOINT, RECIPE
+from poise.model_folder import CHECKPOINT, run_of
+from poise.run_folder import RECIPE
 from poise.training.recipe import read_recipe
 
 

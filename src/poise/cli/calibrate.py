@@ -19,10 +19,10 @@ from poise.cli.progress import FEATURES, working
 from poise.errors import ConfigError
 from poise.evaluation.sets import EvaluationSet, Reading, kind_of, load_set
 from poise.model import RewardModel
-from poise.model_folder import checkpoint_in
+from poise.model_folder import CHECKPOINT, checkpoint_in
 from poise.output import check_new_folder, check_writable
 from poise.report.tables import plain_table, value_with_bounds
-from poise.run_folder import CHECKPOINT, PROMPTS, train_prompts
+from poise.run_folder import PROMPTS, train_prompts
 from poise.training.prepare import progress_of
 
 

@@ -20,10 +20,11 @@ from poise.evaluation.harness import PARTS, Scoring, score_sets
 from poise.evaluation.predictions import FILE, Predictions, read
 from poise.evaluation.sets import EvaluationSet, Reading, check_gold, judged_by, kind_of, load_set, parse_sets
 from poise.evaluation.suite import SuiteResult, measure
+from poise.model_folder import CHECKPOINT
 from poise.output import check_new_folder, check_writable, replacing
 from poise.report.extras import missing_packages
 from poise.report.suite import examples_of, suite_markdown, suite_page
-from poise.run_folder import CHECKPOINT, train_prompts
+from poise.run_folder import train_prompts
 from poise.scorers import Own, open_scorer
 from poise.training.monitor import Terminal
 from poise.utility import parse_utility

@@ -20,6 +20,7 @@ from poise.features import Features
 
 ConfigT = TypeVar("ConfigT")
 Evidence = Literal["pairs", "ratings"]
+RESERVED = "reward"  # no attribute's name: in tables of beliefs it is that of the whole
 
 
 class Output(Protocol):
@@ -150,10 +151,17 @@ class Method(nn.Module, ABC, Generic[ConfigT, OutputT]):
 
 
 def chosen_attributes(wanted: Sequence[str], rated: Sequence[str], method: str) -> tuple[str, ...]:
-    """``wanted``, or everything that is rated where nothing is; ConfigError where the data lacks one or all."""
+    """``wanted``, or everything that is rated where nothing is; ConfigError where the data lacks one or all, or where one
+    has the name of the reward that is made of them."""
     if not rated:
         raise ConfigError(f"method {method!r} learns from ratings, and the data has none; name files in data.ratings")
     for name in wanted:
         if name not in rated:
             raise ConfigError(unknown_choice("attribute", name, rated))
-    return tuple(wanted) or tuple(rated)
+    chosen = tuple(wanted) or tuple(rated)
+    if RESERVED in chosen:
+        raise ConfigError(
+            f"an attribute of the ratings is called {RESERVED!r}, as the reward itself is in every table; "
+            "rename it in the data, or list the others in the method's attributes"
+        )
+    return chosen
