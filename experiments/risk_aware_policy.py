@@ -97,7 +97,9 @@ def best_of_n(pool: Judged, rewards: Tensor, reference: Judged) -> list[dict[str
     course = []
     for n in range(2, N + 1):
         chosen = np.arange(len(rewards)) * N + rewards[:, :n].argmax(1).numpy()
-        course.append({"n": n, **outcome(pool.of(chosen), reference), "distance": float(np.log(n) - (n - 1) / n) ** 0.5})
+        course.append(
+            {"n": n, **outcome(pool.of(chosen), reference), "distance": float(np.log(n) - (n - 1) / n) ** 0.5}
+        )
     return course
 
 

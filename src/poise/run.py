@@ -22,13 +22,13 @@ from poise.evaluation.result import EvaluationResult
 from poise.feature_cache import FeatureCache
 from poise.methods import Method, method_class
 from poise.model import RewardModel
+from poise.model_folder import CHECKPOINT
 from poise.monitoring import observe_pairs, reference_of, write_reference
 from poise.pairing import PairFeatures, PairTexts, pair_features
 from poise.report import Example, RunRecord, render
 from poise.report.examples import example
 from poise.report.extras import missing_packages
 from poise.run_folder import (
-    CHECKPOINT,
     ENVIRONMENT,
     METRICS,
     RECIPE,

@@ -63,7 +63,10 @@ def test_token_lengths_and_rows_that_become_identical(tmp_path):
             {"prompt": "the fox", "chosen": " egg", "rejected": " egg<eos>"},
         ],
     )
-    report = check(source, ChatEncoder(tiny_tokenizer(encoder=False), 32)).lengths
+    told: list[tuple[int, int]] = []
+    encoder = ChatEncoder(tiny_tokenizer(encoder=False), 32)
+    report = check(source, encoder, progress=lambda *counts: told.append(counts)).lengths
+    assert told == [(report.responses, report.responses)]
     assert (report.responses, report.over, report.lost) == (6, 2, 1)
     assert report.max_length == 32
     assert report.longest > 80, "the length before anything was cut"

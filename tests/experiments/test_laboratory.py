@@ -9,7 +9,7 @@ import pytest
 from experiments.tiny_policy import judge
 from experiments.tiny_rewards import Laboratory, agreement
 
-from experiments import by_seed, overoptimization, people, risk_aware_policy
+from experiments import overoptimization, people, risk_aware_policy
 
 
 @pytest.fixture(scope="module")

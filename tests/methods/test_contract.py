@@ -72,7 +72,7 @@ def test_no_attribute_has_the_name_of_the_reward(method):
     if not method.attributes:
         assert kind.for_data(kind.Config(), rated) == kind.Config()
         return
-    with pytest.raises(ConfigError, match="called 'reward'.*rename it"):
+    with pytest.raises(ConfigError, match=r"called 'reward'.*rename it"):
         kind.for_data(kind.Config(), rated)
 
 

@@ -22,7 +22,13 @@ def check(file: str, against: str | None, backbone: str | None, max_length: int 
     """Print the report; exit code 2 where rows are broken."""
     if max_length is not None and backbone is None:
         raise ConfigError(f"--max-length {max_length} counts tokens; say how with --backbone")
-    report = check_file(file, None if backbone is None else _encoder(backbone, max_length), against)
+    if backbone is None:
+        report = check_file(file, against=against)
+    else:
+        from poise.cli.progress import counting, working
+
+        with working("nothing was kept; the same command starts again") as terminal:
+            report = check_file(file, _encoder(backbone, max_length), against, counting(terminal, "tokens"))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
     else:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from poise.data.chat import ChatEncoder
+from poise.data.chat import BLOCK, ChatEncoder, Encoded
 from poise.data.load import BadRow, read_preferences
 from poise.data.merge import merge_duplicates
 from poise.data.records import Preference, Text, text_length
 from poise.data.splits import prompt_key
 
 SHOWN = 20
+Progress = Callable[[int, int], None]  # responses whose tokens are counted, of all
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class DataReport:
     overlap_pairs: int | None = None
 
 
-def check(source: str, encoder: ChatEncoder | None = None, against: str | None = None) -> DataReport:
+def check(
+    source: str, encoder: ChatEncoder | None = None, against: str | None = None, progress: Progress | None = None
+) -> DataReport:
     """Read a preference file whole and report; ``encoder`` adds token lengths, ``against`` a second file's overlap."""
     pairs, bad = read_preferences(source)
     merged = merge_duplicates(pairs)
@@ -72,7 +75,7 @@ def check(source: str, encoder: ChatEncoder | None = None, against: str | None =
         longer_wins=_longer_wins(directed),
         characters=(_median(pairs, lambda p: p.chosen), _median(pairs, lambda p: p.rejected)),
         subsets=dict(Counter(p.subset for p in pairs if p.subset).most_common(10)),
-        lengths=_lengths(pairs, encoder) if encoder is not None and pairs else None,
+        lengths=_lengths(pairs, encoder, progress) if encoder is not None and pairs else None,
         **_overlap(pairs, against),
     )
 
@@ -133,9 +136,14 @@ def _median(pairs: Sequence[Preference], side: Callable[[Preference], Text]) -> 
     return float(median(text_length(side(p)) for p in pairs)) if pairs else 0.0
 
 
-def _lengths(pairs: Sequence[Preference], encoder: ChatEncoder) -> LengthReport:
+def _lengths(pairs: Sequence[Preference], encoder: ChatEncoder, progress: Progress | None) -> LengthReport:
     texts = list(dict.fromkeys(t for p in pairs for t in ((p.prompt, p.chosen), (p.prompt, p.rejected))))
-    encoded = dict(zip(texts, encoder.encode_many(texts), strict=True))
+    encoded: dict[tuple[Text, Text], Encoded] = {}
+    for i in range(0, len(texts), BLOCK):
+        block = texts[i : i + BLOCK]
+        encoded |= zip(block, encoder.encode_many(block), strict=True)
+        if progress is not None:
+            progress(len(encoded), len(texts))
     sizes = sorted(len(e.ids) + e.cut for e in encoded.values() if not e.problem)
     same = tuple(
         p.row
