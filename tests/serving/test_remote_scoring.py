@@ -11,7 +11,7 @@ from poise.cli import score as command
 from poise.cli.scoring import Scoring
 from poise.client import Client
 from poise.data.records import Message
-from poise.errors import DataError
+from poise.errors import DataError, ServerError
 from poise.remote_scoring import score_by_server
 from poise.scorers import Endpoint, Own
 from tests.serving.place import Place, listening, model
@@ -73,3 +73,11 @@ def test_evaluation_by_a_server_is_that_of_the_model(served, address):
             tensor.flatten().tolist(), rel=1e-5, abs=1e-5
         )
     assert there.tokens == here.tokens
+
+
+def test_an_evaluation_knows_which_model_the_server_has(address):
+    scorer = Endpoint(address)
+    assert {"model", "revision", "calibration"} < set(scorer.facts)
+    scorer.facts = {**scorer.facts, "revision": "another"}
+    with pytest.raises(ServerError, match="changed its model"):
+        scorer.score([("tell me", "the fox")])
