@@ -125,7 +125,8 @@ class TrainingConfig:
     ``update``: ``head`` on frozen features, which are computed once; ``full`` fine-tunes the backbone with it; ``lora``
     trains adapters that are merged at the end. The rest is for the latter two. ``layout`` of a micro-batch: ``tree``
     (decoders) reads what the responses to one prompt share once, ``packed`` puts all texts into one row, ``padded`` suits
-    any model; ``auto`` takes the best that is exact for the model. A stage's ``batch_size`` is divided among
+    any model and alone drops attention weights where the backbone's configuration has such a dropout; ``auto`` takes the
+    best that is exact for the model. A stage's ``batch_size`` is divided among
     ``accumulation`` micro-batches and the processes. ``loss_over``: with ``step`` they change nothing, whatever the loss
     makes of a batch, but accumulation reads every text once more, without gradient. ``micro`` saves that: the loss is the
     mean of the micro-batches' own, so that means over a batch (BSR, standardisation, masked labels) see a micro-batch only.
