@@ -14,9 +14,10 @@ import pyarrow.parquet
 import pytest
 
 from poise import scoring
-from poise.errors import DataError
+from poise.errors import ConfigError, DataError
 from poise.methods import method_class
 from poise.model import RewardModel
+from poise.output import sole
 from poise.scoring import BatchScorer, score_file, survey
 from tests.conftest import tiny_encoder, written
 from tests.test_model import make_model
@@ -68,6 +69,12 @@ def test_a_killed_job_goes_on_with_the_blocks_it_lacks(model, source, tmp_path, 
     assert pyarrow.parquet.read_table(tmp_path / "out.parquet").equals(
         pyarrow.parquet.read_table(tmp_path / "whole.parquet")
     )
+
+
+def test_two_jobs_do_not_write_one_file(model, source, tmp_path):
+    with sole(tmp_path / ".out.parquet.parts"), pytest.raises(ConfigError, match="another process is writing"):
+        score_file(model, source, tmp_path / "out.parquet")
+    assert score_file(model, source, tmp_path / "out.parquet").responses == 40
 
 
 def test_parts_of_another_model_or_other_texts_are_not_used(model, source, tmp_path, monkeypatch):

@@ -8,7 +8,10 @@ from torch import Tensor
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Σ wᵢ ℓᵢ / Σ wᵢ over [P]; 0 where every weight is 0."""
-    return (values * weight).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(
+        total > 0, total, 1.0
+    )  # not the least number: 1/it overflows backwards
 
 
 def both_ways(first_won: Tensor, second_won: Tensor, label: Tensor) -> Tensor:

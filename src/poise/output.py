@@ -6,10 +6,15 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from poise.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def check_writable(folder: Path) -> None:
@@ -38,6 +43,42 @@ def check_file(out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out} cannot be written: {out.absolute().parent} is not a folder; make it first")
     check_writable(out.absolute().parent)
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Make a folder and keep whoever else asks for it out of it, for the block; an empty one is taken away again.
+
+    Raises ``ConfigError`` where another process has it. The lock ends with the process, killed or not; where the system or
+    the file system has none (Windows, some network disks) nobody is kept out.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        if handle is not None and not _locked(handle, folder):
+            raise ConfigError(f"another process is writing to {folder}; wait for it, or choose another place")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it has been filled
+                folder.rmdir()
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Whether the open folder is now this process's alone; not one that its former owner has removed meanwhile."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        return True
+    return folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
 
 
 def settle(place: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from poise.methods import Method, method_class
 from poise.model import RewardModel
 from poise.model_folder import CHECKPOINT
 from poise.monitoring import observe_pairs, reference_of, write_reference
+from poise.output import sole
 from poise.pairing import PairFeatures, PairTexts, pair_features
 from poise.report import Example, RunRecord, render
 from poise.report.examples import example
@@ -83,9 +85,10 @@ def train(
     ``resume=True`` continues it to the same weights as an uninterrupted one. Under a launcher all processes call this;
     the first writes and evaluates, and all return the same.
     """
-    with processes.connection():
+    with processes.connection(), ExitStack() as claim:
         given = (reporter or Silent()) if processes.first() else Silent()
         begun, backbone = processes.agreed(lambda: _begun(_recipe(recipe), Path(out), resume, given))
+        processes.once(lambda: claim.enter_context(sole(begun.folder)))
         whole = begun.recipe.training.update != "head"
         if whole:
             made = _through_backbone(begun, backbone)

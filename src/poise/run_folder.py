@@ -59,6 +59,8 @@ def start(
     folder: Path, recipe: Recipe, data: HeadData | TextData, resume: bool, off_grid_mass: float | None = None
 ) -> None:
     """The run folder with everything that is known before the first step."""
+    if not resume and (folder / RECIPE).exists():  # of a run that began while this one read its data
+        raise ConfigError(f"{folder} exists already; choose another folder")
     digest = _digest(data)
     if resume and (folder / ENVIRONMENT).exists():  # not where the run was killed before it had written it
         before = json.loads((folder / ENVIRONMENT).read_text(encoding="utf8")).get("data_sha256")

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from poise.evaluation.belief_table import REWARD, belief_columns, belief_facts
 from poise.feature_cache import FeatureCache
 from poise.features import Features
 from poise.model import RewardModel
-from poise.output import check_file, replacing
+from poise.output import check_file, replacing, sole
 from poise.utility import Utility
 
 BLOCK = 4096
@@ -88,22 +89,23 @@ def score_file(
     check_utilities(model, utilities)
     known = processes.once(lambda: survey(model, source, on_bad))
     parts = out.with_name(f".{out.name}.parts")
-    parts.mkdir(exist_ok=True)
     facts, done, written = repr((sorted(model.facts().items()), [utility.spec for utility in utilities])), 0, []
-    for number, block in enumerate(_blocks(source, [])):
-        path = parts / f"{number:06d}-{_digest(facts, block)}.parquet"
-        written.append(path)
-        if number % processes.count() != processes.number():
-            continue
-        texts, _ = encoded_candidates(model, block, source)
-        if texts and not path.exists():
-            with replacing(path) as temporary:
-                pyarrow.parquet.write_table(_table(texts, _groups(block), model, utilities, cache), temporary)
-        done += len(texts)
-        if progress is not None:
-            progress(done, known.responses // processes.count())
-    processes.wait()
-    processes.once(lambda: _join(written, out))
+    with ExitStack() as claim:
+        processes.once(lambda: claim.enter_context(sole(parts)))
+        for number, block in enumerate(_blocks(source, [])):
+            path = parts / f"{number:06d}-{_digest(facts, block)}.parquet"
+            written.append(path)
+            if number % processes.count() != processes.number():
+                continue
+            texts, _ = encoded_candidates(model, block, source)
+            if texts and not path.exists():
+                with replacing(path) as temporary:
+                    pyarrow.parquet.write_table(_table(texts, _groups(block), model, utilities, cache), temporary)
+            done += len(texts)
+            if progress is not None:
+                progress(done, known.responses // processes.count())
+        processes.wait()
+        processes.once(lambda: _join(written, out))
     return known
 
 

@@ -88,6 +88,20 @@ def test_the_temperature_is_found_again():
     assert fit_temperature(judged(20_000)).temperature == pytest.approx(TEMPERATURE, rel=0.04)
 
 
+def test_one_belief_without_spread_does_not_decide_the_temperature():
+    """It puts all probability on the answer that lost: as bad as reported, not infinitely bad."""
+    evidence = judged(300)
+    z, std = evidence.first.mean.clone(), torch.full((300,), math.sqrt(0.5), dtype=torch.float64)
+    z[0], std[0] = -1.0, 0.0
+    odd = PairEvidence.of(
+        Gaussian(z, std), Gaussian(torch.zeros_like(z), std), [1.0, *evidence.label.tolist()[1:]], range(300)
+    )
+    rest = PairEvidence.of(
+        Gaussian(z[1:], std[1:]), Gaussian(torch.zeros_like(z[1:]), std[1:]), evidence.label.tolist()[1:], range(299)
+    )
+    assert fit_temperature(odd).temperature < 2 * fit_temperature(rest).temperature
+
+
 def test_pairs_that_are_all_right_do_not_ask_for_certainty():
     z = torch.linspace(0.5, 3.0, 60, dtype=torch.float64)
     evidence = PairEvidence.of(*gaussians(z), [1.0] * 60, range(60))

@@ -253,6 +253,30 @@ def test_csv_lists_of_responses_and_completions_of_messages_are_read(tmp_path):
     assert [c.response for c in found] == ["a", "b", (Message("assistant", "Hello!"),)]
 
 
+def test_csv_ratings_have_their_scale_and_raters(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'prompt,response,ratings,scale,annotators\np,"a","{""help"": [2, 4]}","[1, 5]","[""x"", ""y""]"\n',
+        encoding="utf8",
+    )
+    (found,) = load_ratings(path).records
+    assert (found.scale, found.annotators, found.ratings) == ((1.0, 5.0), ("x", "y"), {"help": (2.0, 4.0)})
+
+
+def test_csv_flags_and_long_texts_are_read(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,chosen,rejected,tie\np,{'long ' * 40_000},b,0\np,a,b,1\n", encoding="utf8")
+    long, tie = load_preferences(path).records
+    assert (len(long.chosen), long.label, tie.label) == (200_000, 1.0, 0.5)
+
+
+def test_a_csv_column_has_one_meaning(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected,chosen\np,a,b,c\n", encoding="utf8")
+    with pytest.raises(DataError, match="names the column 'chosen' twice; rename or remove one"):
+        load_preferences(path)
+
+
 def test_saved_dataset_folder(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}]).save_to_disk(str(tmp_path / "d"))

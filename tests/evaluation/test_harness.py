@@ -16,7 +16,7 @@ from rich.console import Console
 from poise.data.records import Message
 from poise.distributions import Categorical, Gaussian, Mixture, Point, Quantiles, Samples
 from poise.distributions.link import Link
-from poise.errors import DataError
+from poise.errors import ConfigError, DataError
 from poise.evaluation import harness
 from poise.evaluation.belief_table import REWARD
 from poise.evaluation.benchmark import Item
@@ -27,6 +27,7 @@ from poise.evaluation.pairwise import JudgedPairs, evaluate_pairs
 from poise.evaluation.predictions import Scored, SetFacts, read
 from poise.evaluation.sets import EvaluationSet, Reading, load_set
 from poise.evaluation.suite import measure
+from poise.output import sole
 from poise.training.monitor import Terminal
 
 COUNT = 30
@@ -89,6 +90,11 @@ def ratings_set(count: int = COUNT) -> EvaluationSet:
         for i in range(count)
     )
     return EvaluationSet(SetFacts("ratings:some.jsonl"), items)
+
+
+def test_two_evaluations_do_not_share_a_folder(tmp_path):
+    with sole(tmp_path / "parts"), pytest.raises(ConfigError, match="another process is writing"):
+        harness.score_sets(Drawn(), [pairs_set()], tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -157,6 +157,10 @@ def test_marginal_entropy_is_lowest_where_all_levels_are_used_alike():
     assert flat.item() == pytest.approx(-math.log(10))
     peaked = Categorical(support, torch.zeros(1, 2, 10).index_fill_(-1, torch.tensor([3]), 200.0))
     assert negative_marginal_entropy(peaked, weight).item() == pytest.approx(0.0, abs=1e-6)
+    logits = torch.zeros(1, 2, 10, requires_grad=True)
+    negative_marginal_entropy(Categorical(support, logits), torch.zeros(1)).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all(), "a batch in which nothing counts"
 
 
 def test_prior_of_levels_is_the_kl_to_equal_masses():

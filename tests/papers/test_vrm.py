@@ -204,6 +204,13 @@ def test_tiny_concentrations_stay_finite():
     torch.testing.assert_close(weight.sum(-1), torch.ones(1000))
 
 
+def test_tiny_concentrations_draw_near_the_vertices():
+    """Their Gamma draws underflow together, and the row must not become even: Var w₁ = ⅕·⅘/(Σα + 1)."""
+    weight = sample_dirichlet(torch.full((100_000, 5), 0.01), torch.Generator().manual_seed(0))
+    assert weight[:, 0].var().item() == pytest.approx(0.16 / 1.05, abs=2e-3)
+    assert weight.amax(-1).min() > 0.21, "0.2 in every place was the sign of it"
+
+
 def test_one_objective_has_no_weights_to_infer():
     method, output = method_and_output(rows=4, objectives=1)
     assert method.loss(output, pairs_of(output))["kl_w"] == 0

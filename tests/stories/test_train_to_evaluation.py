@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import poise
 from poise.errors import ConfigError, DataError
+from poise.output import sole
 from poise.run_folder import prompt_hash, train_prompts
 from poise.training.monitor import Silent
 from tests.conftest import tiny_decoder, tiny_encoder
@@ -176,6 +178,24 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, data, backbone
         return [(s["stage"], s["step"], s["loss"]) for s in run.record.metrics]
 
     assert logged(resumed) == logged(whole), "the log of a resumed run has gaps or repetitions"
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, data, backbones, monkeypatch):
+    """One that is at work keeps others out; one that began while this one read its data is not written over."""
+    recipe, out = recipe_for("bt", data, backbones["encoder"]), tmp_path / "run"
+    with sole(out), pytest.raises(ConfigError, match="another process is writing"):
+        poise.train(recipe, out)
+
+    @contextmanager
+    def too_late(folder):
+        with sole(folder):
+            (folder / "recipe.yaml").write_text("of another run")
+            yield
+
+    monkeypatch.setattr("poise.run.sole", too_late)
+    with pytest.raises(ConfigError, match="exists already; choose another"):
+        poise.train(recipe, out)
+    assert (out / "recipe.yaml").read_text() == "of another run"
 
 
 def test_what_a_run_refuses_before_it_writes_anything(tmp_path, data, backbones):

@@ -29,6 +29,10 @@ def test_figures_of_a_batch_by_hand():
     assert found["mean_reward"] == found["reward_std"] == found["margin"] == 0
     assert found["sigma"] == pytest.approx(1)
     assert 0 <= found["zero_variance_groups"] <= 1
+    assert found["spread_at_a_limit"] == 0
+    with torch.no_grad():
+        method.score.weight[1] = torch.tensor([0.0, -1.0])  # raw σ −4, −15, 0, −1; the floor is at ln .001 = −6.9
+    assert diagnostics(method, method(features), batch, features)["spread_at_a_limit"] == 0.25
     assert found["hidden/norm_dispersion"] == pytest.approx(np.std([5, 15, 1, 1]) / 5.5)
     assert found["hidden/effective_rank"] == pytest.approx(metrics.effective_rank(STATES.numpy()))
     assert not any(name.startswith("hidden/") for name in diagnostics(method, output, batch))

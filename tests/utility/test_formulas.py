@@ -187,7 +187,7 @@ def test_each_tail_has_its_own_end(name, inside, outside):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("spec", ["lcb_epistemic:1", "ucb_epistemic:1", "shrinkage"])
+@pytest.mark.parametrize("spec", ["lcb_epistemic:1", "ucb_epistemic:1", "wco", "uwo:1", "shrinkage"])
 def test_what_only_an_ensemble_knows_is_refused_elsewhere(family, spec):
     with pytest.raises(UnsupportedOperation, match="does not say what the model does not know"):
         parse_utility(spec)(build(family, seed=0), torch.zeros(BATCH, dtype=torch.long))
@@ -198,7 +198,17 @@ def test_epistemic_bounds_leave_the_spread_within_members_alone():
     reward = Mixture(torch.zeros(2), torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 4.0]]), coupling="paired")
     assert parse_utility("lcb_epistemic:1.5")(reward).item() == pytest.approx(0.5)
     assert parse_utility("ucb_epistemic:1.5")(reward).item() == pytest.approx(3.5)
+    assert parse_utility("uwo:0.25")(reward).item() == pytest.approx(1.75)
+    assert parse_utility("wco")(reward).item() == pytest.approx(1.0)
     assert reward.split().between.sqrt().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("spec", ["lcb_epistemic:1", "ucb_epistemic:1"])
+def test_members_that_agree_have_a_gradient(spec):
+    draws = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 2.0]], requires_grad=True)
+    parse_utility(spec)(Samples(draws, coupling="paired")).sum().backward()
+    torch.testing.assert_close(draws.grad[0], torch.full((3,), 1 / 3))
+    assert torch.isfinite(draws.grad).all()
 
 
 def test_members_may_be_mixtures_themselves_and_draws_are_members():

@@ -65,6 +65,7 @@ def fit_temperature(evidence: PairEvidence) -> PairCalibration:
     label = (len(evidence) * evidence.label + 1) / (len(evidence) + 2)
 
     def loss(win: Tensor, lose: Tensor) -> float:
+        win, lose = win.clamp(min=LOG_SMALLEST), lose.clamp(min=LOG_SMALLEST)
         return -float((label * win + (1 - label) * lose).mean())
 
     if softened_exactly(evidence.first, 1.0) is not None:

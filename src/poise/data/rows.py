@@ -363,8 +363,8 @@ def _flag(value: Any, name: str) -> bool:
         return False
     if isinstance(value, bool) or value in (0, 1):
         return bool(value)
-    if isinstance(value, str) and value.lower() in ("true", "false", ""):
-        return value.lower() == "true"
+    if isinstance(value, str) and value.lower() in ("true", "false", "1", "0", ""):
+        return value.lower() in ("true", "1")
     raise RowError(f"{name!r} is {value!r}", "give true or false")
 
 

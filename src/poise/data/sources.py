@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -25,8 +26,9 @@ ANSWERS = ("chosen", "rejected", "response", "completion")
 BROKEN_JSON = (ValueError, RecursionError)
 """What the JSON reader raises; a plain ValueError is a number of thousands of digits."""
 HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)(\[(?P<config>[\w.-]+)\])?(:(?P<split>[\w.\[\]%-]+))?$")
-JSON_CELLS = ("votes", "attributes", "quality", "ratings", "meta", "responses", "ranks")
+JSON_CELLS = ("votes", "attributes", "quality", "ratings", "meta", "responses", "ranks", "scale", "annotators")
 TEXT_CELLS = ("prompt", *ANSWERS)
+LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; Python's own limit is 131,072
 
 
 def read_rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -142,8 +144,11 @@ def _json_reason(error: BaseException) -> str:
 
 
 def _read_csv(path: Path, handle: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(LONGEST_CELL)
     reader, number = csv.DictReader(handle, strict=True), 0
     try:
+        if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
+            raise DataError(f"{path}: the header names the column {twice[0]!r} twice; rename or remove one")
         for number, row in enumerate(reader, 1):
             if None in row or None in row.values():
                 raise DataError(

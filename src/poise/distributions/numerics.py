@@ -21,8 +21,11 @@ LARGEST_Z = 1e9  # keeps z²/spread, the slope of log Φ in the spread, inside f
 LN2 = math.log(2.0)
 
 
+STD_FLOOR, STD_CEILING = 1e-3, 1e2
+
+
 def std_from_raw(
-    raw: Tensor, kind: Literal["exp", "softplus"] = "exp", floor: float = 1e-3, ceiling: float = 1e2
+    raw: Tensor, kind: Literal["exp", "softplus"] = "exp", floor: float = STD_FLOOR, ceiling: float = STD_CEILING
 ) -> Tensor:
     """Standard deviation from an unbounded head output, in float32 or wider; raw = 0 gives 1 for either kind.
 

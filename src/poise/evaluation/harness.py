@@ -17,7 +17,7 @@ from poise.evaluation.benchmark import Item
 from poise.evaluation.items import flat_texts, item_json, text_json
 from poise.evaluation.predictions import FILE, Predictions, Scored, merge, read, rows_of
 from poise.evaluation.sets import EvaluationSet, kind_of
-from poise.output import check_writable, replacing
+from poise.output import check_writable, replacing, sole
 from poise.utility import parse_utility
 
 BLOCK_RESPONSES = 2048
@@ -51,24 +51,24 @@ def score_sets(
     facts = {**scorer.facts, "utility": parse_utility(utility).spec}
     parts = folder / PARTS
     check_writable(folder)
-    parts.mkdir(parents=True, exist_ok=True)
     total = sum(len(item.responses) for one in sets for item in one.items)
     done, written = 0, []
-    for one in sets:
-        keep = compares_subsets(one)
-        for block in blocks(one.items):
-            path = parts / f"{_digest(scorer.facts, one.facts.name, block)}.parquet"
-            if not path.exists():
-                scored = scorer.score(flat_texts(block))
-                table = rows_of(one.facts.name, block, scored if keep else replace(scored, states=None))
-                with replacing(path) as temporary:
-                    pyarrow.parquet.write_table(table, temporary, compression="zstd")
-            written.append(path)
-            done += sum(len(item.responses) for item in block)
-            if progress is not None:
-                progress(done, total)
-    merge(written, folder / FILE, facts, [one.facts for one in sets])
-    shutil.rmtree(parts)
+    with sole(parts):
+        for one in sets:
+            keep = compares_subsets(one)
+            for block in blocks(one.items):
+                path = parts / f"{_digest(scorer.facts, one.facts.name, block)}.parquet"
+                if not path.exists():
+                    scored = scorer.score(flat_texts(block))
+                    table = rows_of(one.facts.name, block, scored if keep else replace(scored, states=None))
+                    with replacing(path) as temporary:
+                        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+                written.append(path)
+                done += sum(len(item.responses) for item in block)
+                if progress is not None:
+                    progress(done, total)
+        merge(written, folder / FILE, facts, [one.facts for one in sets])
+        shutil.rmtree(parts)
     return read(folder / FILE)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from poise.data.batch import Batch
 from poise.distributions import Categorical, Gaussian, std_from_raw
+from poise.distributions.numerics import STD_CEILING, STD_FLOOR
 from poise.errors import ConfigError
 from poise.features import Features
 from poise.methods.base import ConfigT, Method
@@ -80,12 +81,17 @@ class BeliefMethod(Method[ConfigT, Belief]):
     @torch.no_grad()
     def diagnostics(self, output: Belief, batch: Batch) -> dict[str, float]:  # noqa: D102
         first, second = output.reward[batch.first], output.reward[batch.second]
-        return {
+        std = output.reward.std
+        found = {
             "mean_reward": output.reward.mean.mean().item(),
-            "sigma": output.reward.std.mean().item(),
+            "sigma": std.mean().item(),
             "margin": (first.mean - second.mean).mean().item(),
             "confidence": (2 * first.prob_greater(second) - 1).abs().mean().item(),
         }
+        if isinstance(output.reward, Gaussian):
+            limited = (std < 1.001 * STD_FLOOR) | (std > 0.999 * STD_CEILING)  # where no gradient reaches the head
+            found["spread_at_a_limit"] = limited.float().mean().item()
+        return found
 
 
 def pair_spread(pair: Gaussian | Categorical) -> Tensor:

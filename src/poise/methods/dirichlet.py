@@ -10,11 +10,21 @@ from scipy.special import gammaincinv
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+SMALL = 0.1
+
 
 def sample_dirichlet(concentration: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws on the simplex [..., A], float32, differentiable in the concentration (implicit reparameterisation)."""
-    gamma = torch._standard_gamma(concentration.float(), generator).clamp(min=1e-30)
-    weight = (gamma / gamma.sum(-1, keepdim=True)).clamp(min=1e-6)
+    """Draws on the simplex [..., A], float32, differentiable in the concentration (implicit reparameterisation).
+
+    Small concentrations by Gamma(α) = Gamma(α + 1)·U^(1/α), in logs: their own draws underflow, all of a row's at once.
+    """
+    concentration = concentration.float()
+    small = concentration < SMALL
+    log_gamma = torch._standard_gamma(concentration + small, generator).clamp(min=1e-30).log()
+    if small.any():
+        uniform = torch.rand(concentration.shape, generator=generator, device=concentration.device).clamp(min=1e-30)
+        log_gamma = log_gamma + torch.where(small, uniform.log() / concentration, 0.0)
+    weight = log_gamma.softmax(-1).clamp(min=1e-6)
     return weight / weight.sum(-1, keepdim=True)
 
 

@@ -200,9 +200,9 @@ def interval_nll(reward: Gaussian, low: Tensor, high: Tensor) -> Tensor:
 
 def negative_marginal_entropy(pair: Categorical, weight: Tensor) -> Tensor:
     """Σ p̄ ln p̄ of the mean masses p̄ [K] of pairs [P, 2]; its minimum −ln K means that all levels are used alike."""
-    smallest = torch.finfo(weight.dtype).tiny
-    masses = (pair.probs.mean(1) * weight[:, None]).sum(0) / weight.sum().clamp(min=smallest)
-    return (masses * masses.clamp(min=smallest).log()).sum()
+    total = weight.sum()
+    masses = (pair.probs.mean(1) * weight[:, None]).sum(0) / torch.where(total > 0, total, 1.0)
+    return (masses * masses.clamp(min=torch.finfo(masses.dtype).tiny).log()).sum()
 
 
 def explained_share(reward: RewardDistribution) -> Tensor:

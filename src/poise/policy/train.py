@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from poise import checkpoint, processes
 from poise.backbone import explained
 from poise.errors import ConfigError, DataError
-from poise.output import check_new_folder, check_writable, replacing
+from poise.output import check_new_folder, check_writable, replacing, sole
 from poise.policy.answers import Answers, answer, divergence
 from poise.policy.recipe import (
     PolicyRecipe,
@@ -78,7 +79,7 @@ def train_policy(
     if not isinstance(recipe, PolicyRecipe):
         recipe = read_policy_recipe(recipe) if isinstance(recipe, (str, Path)) else parse_policy_recipe(recipe)
     folder, told = Path(out), (reporter or Silent()) if processes.first() else Silent()
-    with processes.connection():
+    with processes.connection(), ExitStack() as claim:
         processes.agreed(lambda: _check_folder(folder, recipe, resume))
         with explained(recipe.policy, recipe.policy):
             tokenizer = AutoTokenizer.from_pretrained(recipe.policy)
@@ -88,6 +89,7 @@ def train_policy(
         rewards = _functions(*recipe.rewards, *([recipe.gold] if recipe.gold else []))
         gold = rewards.pop() if recipe.gold else None
         run = _Begun(folder, recipe, tasks, told)
+        processes.once(lambda: claim.enter_context(sole(folder)))
         processes.once(lambda: _write(folder / RECIPE, yaml.safe_dump(recipe.to_dict(), sort_keys=False)))
         start = _supervised(run)
         _reinforce(run, start, rewards)

@@ -141,6 +141,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("ucb", "mean + k·std, all spread", formulas.confidence_bound, _K),
     Kind("lcb_epistemic", "mean − k·std between the members of an ensemble", _lower_epistemic_bound, _K),
     Kind("ucb_epistemic", "mean + k·std between the members of an ensemble", formulas.epistemic_bound, _K),
+    Kind("wco", "least mean of the members of an ensemble (worst case)", formulas.worst_member),
+    Kind(
+        "uwo",
+        "mean − c·variance between the members of an ensemble",
+        formulas.variance_penalty,
+        Number("c", "a number of at least 0", lambda c: c >= 0, "0.5"),
+    ),
     Kind("quantile", "the q-quantile", formulas.quantile, _LEVEL),
     Kind("cvar", "mean of the worst share a", formulas.cvar, _SHARE),
     Kind("cvar_upper", "mean of the best share a", formulas.upper_cvar, _SHARE),

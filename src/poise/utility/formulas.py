@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poise.distributions import Quantiles, RewardDistribution
-from poise.distributions.numerics import has_spread, normal_cdf, normal_density, z_score
+from poise.distributions.numerics import has_spread, normal_cdf, normal_density, safe_sqrt, z_score
 from poise.errors import ConfigError, UnsupportedOperation
 
 GRID_ROUNDING = 1e-6  # levels such as .05 are stored in float32
@@ -27,9 +27,22 @@ def confidence_bound(k: float, reward: RewardDistribution) -> Tensor:
 
 def epistemic_bound(k: float, reward: RewardDistribution) -> Tensor:
     """mean + k·(standard deviation between the members), in reward units; k < 0 is a lower bound."""
-    weights, means = member_means(reward)
-    center = (weights * means).sum(-1)
-    return center + k * (weights * (means - center.unsqueeze(-1)).square()).sum(-1).sqrt()
+    center, variance = _between(reward)
+    return center + k * safe_sqrt(variance)
+
+
+def variance_penalty(c: float, reward: RewardDistribution) -> Tensor:
+    """mean − c·(population variance between the members): UWO, uncertainty-weighted optimisation (Coste et al. 2023)."""
+    center, variance = _between(reward)
+    return center - c * variance
+
+
+def worst_member(reward: RewardDistribution) -> Tensor:
+    """The least of the members' means, in reward units: WCO, worst-case optimisation (Coste et al. 2023).
+
+    Members whose rewards have different offsets or scales are no fair worst case: the one with the lowest decides alone.
+    """
+    return member_means(reward)[1].amin(-1)
 
 
 def quantile(level: float, reward: RewardDistribution) -> Tensor:
@@ -101,6 +114,13 @@ def member_means(reward: RewardDistribution) -> tuple[Tensor, Tensor]:
         )
     weights, members = reward._members()
     return weights, members.mean
+
+
+def _between(reward: RewardDistribution) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the members' means."""
+    weights, means = member_means(reward)
+    center = (weights * means).sum(-1)
+    return center, (weights * (means - center.unsqueeze(-1)).square()).sum(-1)
 
 
 def _exponents(aversion: float, center: Tensor, reward: RewardDistribution) -> tuple[Tensor, Tensor]:
