@@ -223,7 +223,8 @@ Policies that have gone differently far are not comparable. So each is judged ev
 its figures are read where it first is as far from the reference (`distance`, √KL [√nat], exact) as the least far of the three
 gets; at half of that KL; and where it first has a mean that all three get to. Best of {N} by the same utilities ({CHOICES} choices a topic) has one
 divergence, whatever the utility; at equal mean it is read along n = 1 … {N}. The claim is taken to hold where all five quantiles of .05 … .25 over raters
-are higher and the mean shows no difference; their average decides nothing.
+are higher and the mean shows no difference (at equal divergence a mean that is higher too is against the rule, not against caution); their
+average decides nothing.
 
 The same policies were judged before on two answers a topic and one choice of {N}, and the quantiles of 672 answers are themselves uncertain by
 about what was looked for: among divided people, under the QRM reward, the entropic utility's lift at equal divergence was .18 ± .21 at 5 %, .13 ± .15 at 10 %

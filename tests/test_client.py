@@ -164,6 +164,70 @@ def test_an_answer_that_is_none_is_an_error(ask, answer):
         ask(Server(httpx.Response(200, content=answer)), scores)
 
 
+class Small(Server):
+    """Takes at most so many groups at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def __call__(self, request):
+        answer = super().__call__(request)
+        if len(self.bodies[-1]["inputs"]) <= self.most:
+            return answer
+        return httpx.Response(413, json={"error": {"message": "send it in parts", "type": "TooLarge"}})
+
+
+@pytest.mark.parametrize("most", [1, 3, 20, 64])
+def test_what_is_too_large_at_once_is_halved_between_groups(ask, most):
+    server = Small(most)
+    lengths = [1 + i % 7 for i in range(100)]
+    said = ask(server, lambda client: client.rewards([f"p{i}" for i in range(100)], ["x" * n for n in lengths]))
+    assert said.scores == lengths
+    assert [row.group for row in said.rows] == list(range(100))
+    taken = [[one["prompt"] for one in body["inputs"]] for body in server.bodies if len(body["inputs"]) <= most]
+    assert [prompt for part in taken for prompt in part] == [f"p{i}" for i in range(100)], "each is scored once"
+    assert not ask.pauses
+
+
+def test_one_group_that_is_too_large_is_an_error(ask):
+    server = Small(0)
+    with pytest.raises(ServerError, match="HTTP 413, send it in parts"):
+        ask(server, lambda client: client.rewards(["p", "p", "q"], ["a", "b", "c"]))
+    assert [len(body["inputs"]) for body in server.bodies] == [2, 1]
+
+
+@pytest.mark.parametrize("changed", [{"revision": "b"}, {"calibration": {"id": "1", "method": "temperature"}}])
+def test_parts_of_one_answer_come_from_one_model(ask, changed):
+    said = [{"model": "rm", "revision": "a", "calibration": None, "data": [{"score": 1.0}] * 64}]
+    said.append(said[0] | changed)
+    with pytest.raises(ServerError, match="changed its model or calibration while it was asked; ask again"):
+        ask(
+            Server(*(httpx.Response(200, json=one) for one in said)),
+            lambda client: client.rewards([f"p{i}" for i in range(128)], ["x"] * 128),
+        )
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "sent"),
+    [
+        ("environment", None, "Bearer environment"),
+        ("environment", "given", "Bearer given"),
+        ("environment", "", None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_the_key_of_the_environment_is_borne_unless_one_is_given(ask, monkeypatch, known, given, sent):
+    if known is None:
+        monkeypatch.delenv("POISE_API_KEY", raising=False)
+    else:
+        monkeypatch.setenv("POISE_API_KEY", known)
+    server = Server()
+    ask(server, scores, api_key=given)
+    assert server.headers[0].get("Authorization") == sent
+
+
 def test_key_model_and_a_route_of_ones_own(ask):
     server = Server()
     ask(server, lambda client: client.rewards_of([{"text": "hello"}]), api_key="secret", model="rm")

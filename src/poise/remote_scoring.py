@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ import pyarrow.parquet
 import torch
 
 from poise.client import Client, Rewards
+from poise.client.protocol import TooLarge
 from poise.data.load import BadRow, Candidate, bad_rows_error, iter_candidates
 from poise.data.records import Text
 from poise.errors import DataError, ServerError
 from poise.evaluation.belief_table import REWARD, belief_columns, belief_facts
-from poise.output import check_file, replacing
+from poise.output import check_file, replacing, sole
 from poise.scoring import GROUP, Progress, Survey, groups_of
 from poise.utility import Utility
 
 GROUPS = 256
-MODEL, REVISION, REFUSED = b"poise.model", b"poise.revision", "poise.refused"
+SERVED, REFUSED = (b"poise.model", b"poise.revision", b"poise.calibration"), "poise.refused"
 Group = Sequence[Candidate]
 
 
@@ -41,8 +41,8 @@ def score_by_server(
     """Have every response of ``source`` scored into ``out``, whole or not at all, in the order of the file.
 
     The distributions come over the wire, and utilities are computed here. What an interrupted call has had scored is kept
-    beside ``out`` and not asked for again. Raises ``ServerError`` where the server fails, and ``DataError`` for rows that it
-    refuses, unless ``on_bad`` is ``drop``.
+    beside ``out`` and not asked for again. Raises ``ServerError`` where the server fails, and ``DataError`` with the rows of a
+    block that it refuses, unless ``on_bad`` is ``drop``.
     """
     check_file(out)
     bad: list[BadRow] = []
@@ -50,44 +50,44 @@ def score_by_server(
     if bad and on_bad == "error":
         raise bad_rows_error(bad)
     parts = out.with_name(f".{out.name}.parts")
-    parts.mkdir(exist_ok=True)
     written: list[Path] = []
     done = 0
-    try:
+    with sole(parts):
         for groups in _blocks(source, []):
             path = parts / f"{len(written):06d}-{_digest(client, groups, raw, utilities)}.parquet"
-            if not path.exists():
-                table = _block(client, groups, source, raw, utilities, drop=on_bad == "drop")
+            if not path.exists() or (on_bad == "error" and _refused(pyarrow.parquet.read_schema(path), source)):
+                table = _block(client, groups, raw, utilities)
+                if on_bad == "error" and (refused := _refused(table.schema, source)):
+                    raise bad_rows_error(refused)
                 with replacing(path) as temporary:
                     pyarrow.parquet.write_table(table, temporary)
             written.append(path)
+            bad += _refused(pyarrow.parquet.read_schema(path), source)
             done += sum(len(group) for group in groups)
             if progress is not None:
                 progress(done, total)
-        bad += [BadRow(source, *one) for path in written for one in _refused(path)]
         found = _join(
             written, out, f"{source}: no response was scored" + (f"; the first problem: {bad[0]}" if bad else "")
         )
-    finally:
-        with suppress(OSError):  # what is in it can be gone on with
-            parts.rmdir()
     return Survey(found, tuple(bad))
 
 
-def _block(
-    client: Client, groups: Sequence[Group], source: str, raw: bool, utilities: Sequence[Utility], *, drop: bool
-) -> pyarrow.Table:
+def _block(client: Client, groups: Sequence[Group], raw: bool, utilities: Sequence[Utility]) -> pyarrow.Table:
     """What the server says about one block; what it refused stands in the metadata."""
-    bad: list[BadRow] | None = [] if drop else None
-    said = [_table(kept, one, utilities) for kept, one in _asked(client, groups, source, raw, bad)]
+    refused: list[tuple[int, str, str]] = []
+    said = [_table(kept, one, utilities) for kept, one in _asked(client, groups, raw, refused)]
+    _require_one_model([one.schema for one in said])
     table = pyarrow.concat_tables(said) if said else pyarrow.table({})
-    refused = [(one.row, one.problem, one.remedy) for one in bad or ()]
     return table.replace_schema_metadata({**(table.schema.metadata or {}), REFUSED: json.dumps(refused)})
 
 
-def _refused(part: Path) -> list[list[Any]]:
-    found: list[list[Any]] = json.loads(pyarrow.parquet.read_schema(part).metadata[REFUSED.encode()])
-    return found
+def _refused(part: pyarrow.Schema, source: str) -> list[BadRow]:
+    return [BadRow(source, *one) for one in json.loads(part.metadata[REFUSED.encode()])]
+
+
+def _require_one_model(parts: Sequence[pyarrow.Schema]) -> None:
+    if any(one.metadata.get(name) != parts[0].metadata.get(name) for one in parts for name in SERVED):
+        raise ServerError("the server changed its model or calibration while it was asked; run the command again")
 
 
 def _join(parts: Sequence[Path], out: Path, nothing: str) -> int:
@@ -96,11 +96,14 @@ def _join(parts: Sequence[Path], out: Path, nothing: str) -> int:
     if not there:
         _remove(parts)
         raise DataError(nothing)
-    schema, *others = (pyarrow.parquet.read_schema(part) for part in there)
-    facts = {name: value for name, value in schema.metadata.items() if name != REFUSED.encode()}
-    if any(one.metadata[MODEL] != facts[MODEL] or one.metadata[REVISION] != facts[REVISION] for one in others):
+    schemas = [pyarrow.parquet.read_schema(part) for part in there]
+    try:
+        _require_one_model(schemas)
+    except ServerError:
         _remove(parts)
-        raise ServerError("the server changed its model while it was asked; run the command again")
+        raise
+    schema = schemas[0]
+    facts = {name: value for name, value in schema.metadata.items() if name != REFUSED.encode()}
     found = 0
     with replacing(out) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema.with_metadata(facts)) as writer:
         for part in there:
@@ -138,26 +141,21 @@ def _blocks(source: str, bad: list[BadRow]) -> Iterator[list[Group]]:
 
 
 def _asked(
-    client: Client, groups: Sequence[Group], source: str, raw: bool, bad: list[BadRow] | None
+    client: Client, groups: Sequence[Group], raw: bool, refused: list[tuple[int, str, str]]
 ) -> Iterator[tuple[Sequence[Group], Rewards]]:
-    """What the server says; with ``bad``, groups that it refuses are found by halving, and left out."""
+    """What the server says; groups that it refuses are found by halving and left out: their rows, problems and remedies."""
     inputs = [{"prompt": _plain(g[0].prompt), "responses": [_plain(one.response) for one in g]} for g in groups]
     try:
         said = client.rewards_of(inputs, include=["params"], raw=raw, truncation="left")
-    except ServerError:
-        raise
     except DataError as error:
-        if bad is None:
-            place = groups[0][0].row if len(groups) == 1 else f"{groups[0][0].row} … {groups[-1][-1].row}"
-            raise DataError(f"{source}, rows {place}: {error}") from None
+        if isinstance(error, ServerError) and not isinstance(error, TooLarge):
+            raise
         if len(groups) == 1:
-            bad += [
-                BadRow(source, one.row, f"{one.part}: {error}", "shorten it or remove the row") for one in groups[0]
-            ]
+            refused += [(one.row, f"{one.part}: {error}", "shorten it or remove the row") for one in groups[0]]
             return
         middle = len(groups) // 2
         for half in (groups[:middle], groups[middle:]):
-            yield from _asked(client, half, source, raw, bad)
+            yield from _asked(client, half, raw, refused)
     else:
         yield groups, said
 
@@ -177,11 +175,8 @@ def _table(groups: Sequence[Group], said: Rewards, utilities: Sequence[Utility])
         "tokens": pyarrow.array([row.num_tokens for row in said.rows]),
         "truncated": pyarrow.array([row.truncated for row in said.rows]),
     }
-    facts = {
-        MODEL: said.model or "",
-        REVISION: said.revision or "",
-        "poise.beliefs": belief_facts({REWARD: reward}),
-    }
+    served = said.model or "", said.revision or "", json.dumps(said.calibration, sort_keys=True)
+    facts = {**dict(zip(SERVED, served, strict=True)), b"poise.beliefs": belief_facts({REWARD: reward})}
     return pyarrow.table(columns).replace_schema_metadata(facts)
 
 

@@ -1,4 +1,4 @@
-"""The adapters, called as their frameworks call them: OpenRLHF, veRL, ms-swift, NeMo-RL."""
+"""The adapters, called as their frameworks call them: OpenRLHF, veRL, ms-swift."""
 
 from __future__ import annotations
 
@@ -22,21 +22,16 @@ from poise.client import Client
 from poise.errors import ConfigError, DataError, ServerError
 from poise.methods import method_class
 from poise.model import RewardModel
-from poise.policy.adapters import ms_swift, nemo_rl, openrlhf, verl
-from poise.policy.adapters.rendered import Template, completion_of
+from poise.policy.adapters import ms_swift, openrlhf, verl
+from poise.policy.adapters.rendered import Template
 from poise.policy.adapters.together import MOST, Together
 from poise.policy.scorer import FIGURES, Scorer
 from poise.utility import parse_utility
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_encoder, tiny_tokenizer
+from tests.policy.test_rendered import CHATML
 from tests.serving.place import Place
 
 ASKED = "What is 2 + 2?"
-CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
-    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
 
 
 def gaussian(**options) -> RewardModel:
@@ -128,22 +123,28 @@ def test_rendered_prompts_are_read_back(template, messages, model):
     assert found["rewards"].tolist() == pytest.approx(model.predict(read, "It is 4.").mean.tolist())
 
 
-def test_prompts_of_another_template_are_refused():
-    policy = Template(tiny_tokenizer(encoder=False, template=CHATML))
-    with pytest.raises(DataError, match="was not rendered by this chat template"):
-        policy.messages("<|user|>Hi<eos><|assistant|>")
-    with pytest.raises(ConfigError, match="no tokenizer can be loaded from '/nowhere'"):
-        Template("/nowhere")
-
-
-def test_completions_are_found_in_queries():
-    assert completion_of("Ask:4</s>", "Ask:") == "4"
-    assert completion_of("Ask:4<|im_end|>\n<|endoftext|>", "Ask:") == "4"
-    assert completion_of("Ask:a <|b|> c", "Ask:") == "a <|b|> c"  # only at the end
-    long = "the beginning was cut off " * 20 + "Ask:"
-    assert completion_of(long[200:] + "4", long) == "4"
+def test_openrlhf_refuses_what_it_would_render_twice(model, caplog):
+    policy = tiny_tokenizer(encoder=False, template=CHATML)
+    prompt = policy.apply_chat_template(
+        [{"role": "user", "content": ASKED}], tokenize=False, add_generation_prompt=True
+    )
+    with pytest.raises(ConfigError, match=r"rendered with a chat template already.*give the policy's tokenizer"):
+        openrlhf.reward_func(model)([f"{prompt}4<|im_end|>"], [prompt], [None])
+    assert "no reward: the prompt was rendered" in caplog.text  # OpenRLHF itself hides it
     with pytest.raises(DataError, match="does not begin with its prompt"):
-        completion_of("something else", "Ask:")
+        openrlhf.reward_func(model)(["something else"], [ASKED], [None])
+    assert "no reward: the query does not begin" in caplog.text
+
+
+def test_openrlhf_takes_the_templates_special_tokens_off_the_end(model):
+    policy = tiny_tokenizer(encoder=False, template=CHATML)
+    policy.add_special_tokens({"eos_token": "«end»"})
+    prompt = policy.apply_chat_template(
+        [{"role": "user", "content": ASKED}], tokenize=False, add_generation_prompt=True
+    )
+    function = openrlhf.reward_func(model, template=policy, empty=-3.0)
+    found = function([f"{prompt}It is 4.«end»<pad><pad>", f"{prompt}«end»"], [prompt, prompt], [None, None])
+    assert found["rewards"].tolist() == pytest.approx([model.predict(ASKED, "It is 4.").mean.item(), -3.0])
 
 
 # ── one at a time, together ──
@@ -289,36 +290,6 @@ def test_ms_swift_orm(model):
     assert reward([], messages=[]) == []
     with pytest.raises(DataError, match="completion 0 is not the last of its messages"):
         reward(["4"], messages=[asked])
-
-
-# ── NeMo-RL ──
-
-
-def test_nemo_rl_environment(model, folder):
-    config = {"model": str(folder), "utility": "win_rate", "empty": 0.0, "enabled": True, "num_workers": 1}
-    environment = nemo_rl.RewardEnvironment(config)
-    answers = ["4", "5", "It is 4."]
-    logs = [[{"role": "user", "content": ASKED}, {"role": "assistant", "content": a}] for a in answers]
-    observations, metadata, stops, rewards, ends, said = environment.step(logs, [{}] * 3)
-    reward = model.predict(ASKED, answers)
-    wins = torch.stack(
-        [reward[i : i + 1].prob_greater(reward[[j for j in range(3) if j != i]]).mean() for i in range(3)]
-    )
-    torch.testing.assert_close(rewards, wins, atol=1e-5, rtol=1e-5)
-    assert rewards.dtype == torch.float32
-    assert ends.tolist() == [True] * 3
-    assert said == answers
-    assert metadata == stops == [None] * 3
-    assert [one["role"] for one in observations] == ["environment"] * 3
-    batch = {"message_log": logs}
-    same, metrics = environment.global_post_process_and_metrics(batch)
-    assert same is batch
-    assert metrics["poise/mean"] == pytest.approx(reward.mean.mean().item(), abs=1e-6)
-    assert set(metrics) == {f"poise/{name}" for name in FIGURES}
-    assert environment.step([], []).rewards.tolist() == []
-    environment.shutdown()
-    with pytest.raises(ConfigError, match="too_long is 'none'"):
-        nemo_rl.RewardEnvironment(config | {"too_long": "none"})
 
 
 def test_encoders_read_what_openrlhf_rendered():

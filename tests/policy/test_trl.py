@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import poise.model
 from poise import as_reward_function
+from poise.calibration import Calibration, PairCalibration
 from poise.ensemble import Ensemble
 from poise.errors import ConfigError, DataError, PoiseError, UnsupportedOperation
 from poise.methods import METHODS, method_class
@@ -250,6 +251,34 @@ def test_weights_steer_each_call_and_each_row(models):
         as_reward_function(model, weights="style")(**given)
     with pytest.raises(ConfigError, match="did you mean 'clarity'"):
         as_reward_function(model, weights={"clarty": 1.0})
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_rows_without_weights_are_not_steered(models, calibrated):
+    model = models["qrm"]
+    if calibrated:  # only the unsteered reward is, so the two of a batch are of different kinds
+        model = model.calibrated(Calibration(pairs=PairCalibration(method="temperature", temperature=3.0)))
+    table = Dataset.from_list([{"style": {"safety": 1.0}}, {"style": {}}, {"style": None}])["style"][:]
+    function = as_reward_function(model, weights="style")
+    found = function(prompts=[PROMPTS[0]] * 3, completions=["4"] * 3, style=table)
+    steered, free = model.predict(PROMPTS[0], "4", weights={"safety": 1.0}), model.predict(PROMPTS[0], "4")
+    assert found == [steered.mean.item(), free.mean.item(), free.mean.item()]
+    assert found[0] != found[1]
+    with pytest.raises(DataError, match="completion 1: column 'style' holds 'clear'; give a mapping"):
+        function(prompts=PROMPTS, completions=["4", "4"], style=[None, "clear"])
+    with pytest.raises(ConfigError, match="add up to 0"):
+        function.scorer.score(PROMPTS, ["4", "4"], [None, {}])
+
+
+def test_responses_are_compared_with_those_of_equal_weights(models):
+    model, safe = models["qrm"], {"safety": 1.0}
+    texts, style = ["4", "5", "6", "7"], [safe, None, safe, None]
+    found = as_reward_function(model, "win_rate", weights="style")(
+        prompts=[PROMPTS[0]] * 4, completions=texts, style=style
+    )
+    steered, free = model.predict(PROMPTS[0], texts[::2], weights=safe), model.predict(PROMPTS[0], texts[1::2])
+    wins = [reward[0].prob_greater(reward[1]).item() for reward in (steered, free)]
+    assert found == pytest.approx([wins[0], wins[1], 1 - wins[0], 1 - wins[1]], abs=1e-6)
 
 
 def test_what_cannot_be_meant_is_refused_at_once(bt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import httpx
@@ -229,6 +230,27 @@ def test_our_server_with_another_model_is_off(folders):
         other.method.score.weight.mul_(1.1)
     for folder in folders.values():
         assert not verify_url(URL, folder, transport=ours(other, [])).agrees
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "scalar"])
+def test_the_key_of_the_environment_is_borne_by_every_request(folders, monkeypatch, name):
+    monkeypatch.setenv("POISE_API_KEY", "secret")
+    served, borne = ours(make_model(), []), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        borne.append(request.headers.get("Authorization"))
+        return served.handle_request(request)
+
+    assert verify_url(URL, folders[name], transport=httpx.MockTransport(answer)).agrees
+    assert set(borne) == {"Bearer secret"}
+
+
+def test_a_checkpoint_without_golden_scores_asks_no_server(folders, tmp_path):
+    shutil.copytree(folders["checkpoint"], tmp_path / "bare")
+    (tmp_path / "bare" / "golden.jsonl").unlink()
+    outcome = poise("verify", URL, "--golden", tmp_path / "bare")
+    assert outcome.code == 2
+    assert f"error: {tmp_path / 'bare'} has no golden scores to check; write it again with this poise" in outcome.err
 
 
 def test_a_server_that_cannot_answer_is_an_error(folders):

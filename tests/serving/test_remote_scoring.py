@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
 
+from poise.calibration import Calibration, PairCalibration
 from poise.cli import score as command
 from poise.cli.scoring import Scoring
 from poise.client import Client
 from poise.data.records import Message
 from poise.errors import DataError, ServerError
+from poise.publication.remote import verify_url
 from poise.remote_scoring import score_by_server
 from poise.scorers import Endpoint, Own
 from tests.serving.place import Place, listening, model
@@ -58,11 +61,109 @@ def test_rows_that_the_server_refuses_are_named_or_left_out(address, rows, tmp_p
     with rows.open("a", encoding="utf8") as handle:
         handle.write(json.dumps({"prompt": "tell me", "response": "too long " * 300}) + "\n")
     with Client(address) as client:
-        with pytest.raises(DataError, match=r"inputs\[6\]: the response alone takes"):
+        with pytest.raises(DataError, match=r"rows\.jsonl: row 7: response: .*the response alone takes"):
             score_by_server(client, str(rows), tmp_path / "out.parquet")
         assert not (tmp_path / "out.parquet").exists()
         found = score_by_server(client, str(rows), tmp_path / "out.parquet", on_bad="drop")
     assert (found.responses, len(found.bad)) == (12, 1)
+
+
+class Stop(Exception):
+    """The command was interrupted."""
+
+
+def stop(done: int, total: int) -> None:
+    raise Stop
+
+
+def many(path, bad=(), count=300):
+    """Rows with prompts of their own, those of numbers ``bad`` with a response that no model here reads."""
+    texts = ["too long " * 300 if row in bad else "the fox" for row in range(1, count + 1)]
+    lines = [{"prompt": f"tell me {row}", "response": text} for row, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf8")
+    return str(path)
+
+
+def test_what_an_interrupted_run_left_out_is_an_error_of_a_run_that_leaves_nothing_out(address, tmp_path):
+    source, out = many(tmp_path / "rows.jsonl", bad=[41]), tmp_path / "out.parquet"
+    with Client(address) as client:
+        with pytest.raises(Stop):
+            score_by_server(client, source, out, on_bad="drop", progress=stop)
+        with pytest.raises(DataError, match=r"row 41: response"):
+            score_by_server(client, source, out)
+        assert not out.exists()
+        found = score_by_server(client, source, out, on_bad="drop")
+    assert (found.responses, [one.row for one in found.bad]) == (299, [41])
+
+
+def test_every_refused_row_of_a_block_is_named(address, tmp_path):
+    source = many(tmp_path / "rows.jsonl", bad=[2, 41, 256])
+    with Client(address) as client, pytest.raises(DataError) as raised:
+        score_by_server(client, source, tmp_path / "out.parquet")
+    assert [line.split(": ")[1] for line in str(raised.value).splitlines()[:3]] == ["row 2", "row 41", "row 256"]
+
+
+def test_a_server_that_takes_little_at_once_scores_all_and_names_what_it_never_takes(served, address, tmp_path):
+    fine, large, out = many(tmp_path / "fine.jsonl"), tmp_path / "large.jsonl", tmp_path / "large.parquet"
+    lines = [{"prompt": f"tell me {row}", "responses": ["the fox"] * (80 if row == 3 else 1)} for row in range(5)]
+    large.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf8")
+    with listening(Place({"rm": served}, waiting_tokens=600)) as url, Client(url) as client:
+        assert score_by_server(client, fine, tmp_path / "fine.parquet").responses == 300
+        with pytest.raises(DataError, match=r"row 4: responses\[0\]: .*HTTP 413"):
+            score_by_server(client, str(large), out)
+        found = score_by_server(client, str(large), out, on_bad="drop")
+        assert (found.responses, {one.row for one in found.bad}) == (4, {4})
+        out.unlink()
+        with pytest.raises(Stop):
+            score_by_server(client, str(large), out, on_bad="drop", progress=stop)
+    with Client(address) as client:
+        client.url = url  # as if the server had been started again with more room
+        assert score_by_server(client, str(large), out).responses == 84
+
+
+def test_a_model_that_changes_while_a_block_is_halved_does_not_go_into_one_file(address, tmp_path):
+    source = many(tmp_path / "rows.jsonl", bad=[150], count=200)
+    with Client(address) as client:
+        honest, answers = client.rewards_of, []
+
+        def changing(*given, **options):
+            answers.append(replace(honest(*given, **options), revision=f"revision {len(answers)}"))
+            return answers[-1]
+
+        client.rewards_of = changing
+        with pytest.raises(ServerError, match="changed its model or calibration"):
+            score_by_server(client, source, tmp_path / "out.parquet", on_bad="drop")
+
+
+def test_a_calibration_between_two_runs_does_not_go_into_one_file(served, tmp_path):
+    source, out = many(tmp_path / "rows.jsonl"), tmp_path / "out.parquet"
+    scaled = served.calibrated(Calibration(pairs=PairCalibration(method="temperature", temperature=3.0)))
+    with listening(Place({"rm": served})) as first, listening(Place({"rm": scaled})) as second:
+        with Client(first) as client:
+            with pytest.raises(Stop):
+                score_by_server(client, source, out, progress=stop)
+            address = client.url
+        with Client(second) as client:
+            client.url = address  # as if the server had been started again
+            with pytest.raises(ServerError, match="changed its model or calibration"):
+                score_by_server(client, source, out)
+            assert score_by_server(client, source, out).responses == 300
+    revised = json.loads(pyarrow.parquet.read_schema(out).metadata[b"poise.calibration"])
+    assert revised == {"id": scaled.calibration.sha256[:16], "method": "temperature"}
+
+
+def test_a_key_in_the_environment_opens_a_server_to_every_command(served, rows, tmp_path, monkeypatch):
+    how = Scoring.of("error", "cpu", False)
+    served.save(tmp_path / "rm", include_backbone=True)
+    monkeypatch.setenv("POISE_API_KEY", "secret")
+    with listening(Place({"rm": served}, api_key="secret")) as url:
+        command.run(url, str(rows), tmp_path / "out.parquet", how, ())
+        assert verify_url(url, tmp_path / "rm").agrees
+        assert Endpoint(url).facts["revision"]
+        monkeypatch.setenv("POISE_API_KEY", "another")
+        with pytest.raises(ServerError, match="HTTP 401"):
+            command.run(url, str(rows), tmp_path / "again.parquet", how, ())
+    assert pyarrow.parquet.read_metadata(tmp_path / "out.parquet").num_rows == 12
 
 
 def test_evaluation_by_a_server_is_that_of_the_model(served, address):
@@ -76,8 +177,10 @@ def test_evaluation_by_a_server_is_that_of_the_model(served, address):
 
 
 def test_an_evaluation_knows_which_model_the_server_has(address):
-    scorer = Endpoint(address)
-    assert {"model", "revision", "calibration"} < set(scorer.facts)
-    scorer.facts = {**scorer.facts, "revision": "another"}
-    with pytest.raises(ServerError, match="changed its model"):
-        scorer.score([("tell me", "the fox")])
+    known = Endpoint(address).facts
+    assert {"model", "revision", "calibration"} < set(known)
+    for changed in ({"revision": "another"}, {"calibration": {"id": "1", "method": "temperature"}}):
+        scorer = Endpoint(address)
+        scorer.facts = {**known, **changed}
+        with pytest.raises(ServerError, match="changed its model"):
+            scorer.score([("tell me", "the fox")])

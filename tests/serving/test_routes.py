@@ -78,6 +78,25 @@ def test_token_ids_pairs_and_the_prompt_apart():
     assert [entry[0]["score"] for entry in pairs] == pytest.approx(expected, **CLOSE)
 
 
+def test_a_list_of_strings_is_one_text_or_one_pair():
+    """As TEI reads ``inputs`` (router/src/http/types.rs): what is no batch is answered with one list."""
+    served, (prompt, response) = model("bt"), body_texts()
+    rendered = body("/predict")["inputs"]
+    forms = [rendered, [rendered], [prompt, response], [[prompt, response]], [[rendered], [prompt, response]]]
+    strange = [[rendered] * 3, [rendered, [prompt, response]], [[prompt, response], rendered], [[rendered] * 3], [[]]]
+
+    async def ask(place):
+        good = [await place.post("/predict", {"inputs": inputs}) for inputs in forms]
+        return good, [await place.post("/predict", {"inputs": inputs}) for inputs in strange]
+
+    good, refused = run(ask, {"rm": served})
+    entry = {"score": pytest.approx(served.predict(prompt, [response]).mean.item(), **CLOSE), "label": "reward"}
+    assert [answer.json() for answer in good] == [[entry], [entry], [entry], [[entry]], [[entry], [entry]]]
+    assert {answer.status_code for answer in refused} == {422}
+    for answer in refused[:3]:
+        assert "a batch is [[text], [prompt, response]]" in answer.json()["error"]["message"]
+
+
 def test_a_model_that_reads_the_prompt_apart_refuses_a_text_without_an_assistant_turn():
     served = model("vrm")
 
@@ -147,6 +166,36 @@ def test_every_utility_over_http(spec):
 
     for answer in run(ask, {"rm": served}):
         assert [row["score"] for row in answer["data"]] == pytest.approx(expected.tolist(), **CLOSE)
+
+
+ALONE = [path for path in ROUTES if path != "/v1/rewards"]
+
+
+@pytest.mark.parametrize("path", ALONE)
+def test_what_compares_responses_is_refused_where_they_come_one_by_one(path):
+    async def ask(place):
+        by_server = await place.post(path, body(path))
+        return by_server, await place.post(f"{path}?utility=p_best", body(path))
+
+    if path == "/pooling":
+        assert [answer.status_code for answer in run(ask, utility="win_rate")] == [200, 200], "it has no score"
+        return
+    for spec, answer in zip(("win_rate", "p_best"), run(ask, utility="win_rate"), strict=True):
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["type"] == "ConfigError"
+        assert f"{spec} looks at all responses to a prompt" in error["message"]
+
+
+def test_a_server_for_comparisons_still_answers_what_compares_nothing():
+    async def ask(place):
+        by_name = await place.post("/classify", body("/classify") | {"model": "rm:p_best"})
+        told = await place.post("/classify?params=true&utility=p_best", body("/classify"))
+        mean = await place.post("/get_reward?utility=mean", body("/get_reward"))
+        hidden = await place.post("/get_reward?params=true", body("/get_reward"))
+        return [answer.status_code for answer in (by_name, told, mean, hidden)]
+
+    assert run(ask, utility="win_rate") == [400, 200, 200, 400]
 
 
 def test_several_models_and_utilities_by_name_and_by_address():

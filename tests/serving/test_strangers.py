@@ -169,7 +169,7 @@ def test_the_log_is_json_and_holds_no_text_unless_it_is_asked_for(lines):
 
 def test_a_text_that_cannot_be_read_is_named_by_its_number():
     async def ask(place):
-        return await place.post("/predict", {"inputs": ["hello village", ["hello", "there"], " "]})
+        return await place.post("/predict", {"inputs": [["hello village"], ["hello", "there"], [" "]]})
 
     assert "inputs[2]: the text is empty" in run(ask).json()["error"]["message"]
 

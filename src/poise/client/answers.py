@@ -101,10 +101,12 @@ def _restored(family: Mapping[str, Any] | None, data: Sequence[Mapping[str, Any]
     return restore(family["name"], own | shared, family["options"])
 
 
-def joined(parts: Sequence[Rewards]) -> Rewards:
-    """The answers to several requests as one: rows and groups counted on."""
+def joined(parts: Sequence[Rewards], url: str) -> Rewards:
+    """The answers to several requests as one: rows and groups counted on. Raises ``ServerError`` for those of two models."""
     if not parts:
         return Rewards(None, None, None, ())
+    if any((part.revision, part.calibration) != (parts[0].revision, parts[0].calibration) for part in parts):
+        raise ServerError(f"{url} changed its model or calibration while it was asked; ask again")
     rows: list[Row] = []
     comparisons: list[Comparison] = []
     groups = 0

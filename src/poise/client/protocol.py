@@ -6,6 +6,7 @@ import email.utils
 import importlib
 import itertools
 import json
+import os
 import random
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 ROUTE = "/v1/rewards"
 PER_REQUEST = 64
 RETRIED = (429, 502, 503, 504)
+TOO_LARGE = 413
+KEY = "POISE_API_KEY"
 FIRST_WAIT, LONGEST_WAIT, CONNECT_SECONDS, CONNECTIONS = 0.25, 30.0, 10.0, 256
 Text = str | Sequence[Mapping[str, str] | tuple[str, str]]
 T = TypeVar("T")
@@ -42,6 +45,10 @@ class Options(TypedDict, total=False):
     raw: bool
     truncation: Literal["error", "left", "right"]
     priority: int
+
+
+class TooLarge(ServerError):
+    """More at once than this server ever takes (413)."""
 
 
 class Ask(NamedTuple):
@@ -67,8 +74,10 @@ class Protocol:
 
     ``url`` is the server's address, or that of a route which answers as ``/v1/rewards`` does. Connection errors and 429,
     502, 503 and 504 are tried again, ``tries`` times in all, after the server's Retry-After or a growing pause; scoring
-    has no effect on the server, so asking twice is safe. Raises ``ServerError`` where no usable answer comes within
-    ``timeout`` seconds or the tries; what the server refuses is raised as it was there (``ConfigError``, ``DataError``).
+    has no effect on the server, so asking twice is safe. What is too large for it at once (413) is sent in halves, down to
+    single groups. Without ``api_key`` the environment's ``POISE_API_KEY`` is borne. Raises ``ServerError`` where no usable
+    answer comes within ``timeout`` seconds or the tries; what the server refuses is raised as it was there (``ConfigError``,
+    ``DataError``).
     """
 
     def __init__(
@@ -94,9 +103,8 @@ class Protocol:
         self.url, self._base, self.model, self.tries = url, base, model, tries
         self._route = path if path.strip("/") else ROUTE
         self._timeout = timeout
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._settings: dict[str, Any] = {
-            "headers": headers,
+            "headers": {"Content-Type": "application/json"} | authorization(api_key),
             "timeout": self._httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS), pool=None),
             "limits": self._httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             "transport": transport,
@@ -108,11 +116,23 @@ class Protocol:
             body.setdefault("model", self.model)
         if "utility" in body:
             body["score"] = {"utility": body.pop("utility")}
-        parts = []
+        parts: list[Rewards] = []
         for block in _blocks(inputs):
-            answer = yield from self._ask("POST", self._route, {"inputs": _plain(block)} | body)
-            parts.append(read(answer, sum(map(_size, block)), self.url))
-        return joined(parts)
+            parts += yield from self._parts(block, body)
+        return joined(parts, self.url)
+
+    def _parts(self, block: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Flow[list[Rewards]]:
+        """The answers for one block, to the whole or to its halves."""
+        try:
+            answer = yield from self._ask("POST", self._route, {"inputs": _plain(block), **body})
+        except TooLarge:
+            if len(block) == 1:
+                raise
+        else:
+            return [read(answer, sum(map(_size, block)), self.url)]
+        middle = len(block) // 2
+        first = yield from self._parts(block[:middle], body)
+        return first + (yield from self._parts(block[middle:], body))
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Any]:
         content = None if body is None else json.dumps(body).encode()
@@ -139,7 +159,8 @@ class Protocol:
         if reply.status_code >= 400:
             kind = _said(reply).get("type")
             known = getattr(errors, kind, None) if isinstance(kind, str) else None
-            raised = known if isinstance(known, type) and issubclass(known, PoiseError) else ServerError
+            otherwise = TooLarge if reply.status_code == TOO_LARGE else ServerError
+            raised = known if isinstance(known, type) and issubclass(known, PoiseError) else otherwise
             raise raised(f"{self.url}: HTTP {reply.status_code}, {_message(reply)}")
         try:
             return reply.json()
@@ -219,6 +240,12 @@ def _retry_after(value: str | None, otherwise: float) -> float:
             return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
         except ValueError:
             return otherwise
+
+
+def authorization(api_key: str | None = None) -> dict[str, str]:
+    """The header that bears a key, that of the environment where none is given; nothing without one."""
+    key = os.environ.get(KEY) if api_key is None else api_key
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def require_httpx() -> Any:

@@ -10,10 +10,10 @@ m and t² are mean and true variance of its prompt's group and σ² is what the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from poise.errors import ConfigError
+from poise.errors import ConfigError, DataError
 from poise.policy.scorer import Empty, Scored, Scorer
 from poise.policy.sources import Judge, TooLong, Weights
 from poise.utility import Utility
@@ -34,10 +34,11 @@ def as_reward_function(
 ) -> RewardFunction:
     """A callable for ``reward_funcs``: the ``utility`` of what ``model`` believes about each completion.
 
-    ``model`` is a reward model, an ensemble, a folder, the URL of a server, or a ``Client`` of one. ``weights`` steer a model that knows
-    attributes: a mapping, or the name of the dataset column that holds one for each prompt. ``too_long`` and ``empty`` as in
-    ``Scorer``. ``name`` is what TRL calls it in metrics, by default method and utility; give one where two would be alike.
-    ``asynchronous`` functions run beside each other, in threads. Prompts and completions are strings or messages.
+    ``model`` is a reward model, an ensemble, a folder, the URL of a server, or a ``Client`` of one. ``weights`` steer a
+    model that knows attributes: a mapping, or the name of the dataset column that holds one for each prompt, null where
+    none steer. ``too_long`` and ``empty`` as in ``Scorer``. ``name`` is what TRL calls it in metrics, by default method and
+    utility; give one where two would be alike. ``asynchronous`` functions run beside each other, in threads. Prompts
+    and completions are strings or messages.
     """
     column = weights if isinstance(weights, str) else None
     given = None if isinstance(weights, str) else weights
@@ -70,15 +71,14 @@ class RewardFunction:
         scored = self.scorer.score(prompts, completions, self._weights(columns))
         return self._logged(scored, log_metric, log_extra)
 
-    def _weights(self, columns: dict[str, Any]) -> Sequence[Weights] | None:
+    def _weights(self, columns: dict[str, Any]) -> Sequence[Weights | None] | None:
         if self.weights_column is None:
             return None
         if self.weights_column not in columns:
             raise ConfigError(
                 f"the dataset has no column {self.weights_column!r} with attribute weights (found {sorted(columns)}); add it"
             )
-        # a table of mappings has every key in every row, those that a row did not give as null
-        return [{k: v for k, v in row.items() if v is not None} for row in columns[self.weights_column]]
+        return [_steering(row, self.weights_column, number) for number, row in enumerate(columns[self.weights_column])]
 
     def _logged(self, scored: Scored, metric: LogMetric | None, extra: LogExtra | None) -> list[float | None]:
         for figure, values in scored.figures.items():
@@ -90,6 +90,17 @@ class RewardFunction:
         if metric is not None and scored.rewards:
             metric(f"{self.__name__}/unscored", scored.rewards.count(None) / len(scored.rewards))
         return scored.rewards
+
+
+def _steering(row: Any, column: str, number: int) -> Weights | None:
+    """A table of mappings has every key in every row, those that a row did not give as null; where all are, none steers."""
+    if row is None:
+        return None
+    if not isinstance(row, Mapping):
+        raise DataError(
+            f"completion {number}: column {column!r} holds {row!r}; give a mapping of attributes to weights, or null"
+        )
+    return {name: weight for name, weight in row.items() if weight is not None} or None
 
 
 class AsyncRewardFunction(RewardFunction):

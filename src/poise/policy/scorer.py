@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,10 +80,11 @@ class Scorer:
         return f"{self.source.name}_{self.utility.spec}"
 
     def score(
-        self, prompts: Sequence[Any], completions: Sequence[Any], weights: Sequence[Weights] | None = None
+        self, prompts: Sequence[Any], completions: Sequence[Any], weights: Sequence[Weights | None] | None = None
     ) -> Scored:
-        """Strings or messages in, one reward each out; ``weights`` are those of each completion.
+        """Strings or messages in, one reward each out; ``weights`` are those of each completion, None where none steer.
 
+        Utilities that compare the responses to a prompt compare those of equal weights.
         Whatever cannot be scored raises: None stands only for what ``too_long`` and ``empty`` say.
         """
         if len(prompts) != len(completions):
@@ -99,8 +100,7 @@ class Scorer:
                 rewards[number] = self._of_empty(number)
             else:
                 kept.append(number)
-        numbers, reward = self._read(texts, kept, weights)
-        if reward is not None:
+        for numbers, reward in self._read(texts, kept, weights):
             known: dict[Text, int] = {}
             groups = torch.tensor([known.setdefault(texts[i][0], len(known)) for i in numbers])
             _fill(rewards, numbers, self._finite(self.utility(reward, groups), numbers))
@@ -124,21 +124,21 @@ class Scorer:
         return found
 
     def _read(
-        self, texts: Sequence[tuple[Text, Text]], kept: Sequence[int], weights: Sequence[Weights] | None
-    ) -> tuple[list[int], RewardDistribution | None]:
-        """The numbers of the texts that were scored, and their rewards; texts of equal weights together."""
+        self, texts: Sequence[tuple[Text, Text]], kept: Sequence[int], weights: Sequence[Weights | None] | None
+    ) -> Iterator[tuple[Sequence[int], RewardDistribution]]:
+        """The numbers of the texts that were scored, and their rewards: texts of equal weights together.
+
+        Other weights make another reward, and only the unsteered one is calibrated: there is no order between them.
+        """
         parts: dict[Any, tuple[Weights | None, list[int]]] = {}
         for number in kept:
             given = self.weights if weights is None else weights[number]
-            parts.setdefault(given and tuple(sorted(given.items())), (given, []))[1].append(number)
-        numbers: list[int] = []
-        rewards: list[RewardDistribution] = []
+            key = None if given is None else tuple(sorted(given.items()))
+            parts.setdefault(key, (given, []))[1].append(number)
         for given, own in parts.values():
             found = self.source.read({number: texts[number] for number in own}, self.too_long, given)
             if found.reward is not None:
-                numbers += found.numbers
-                rewards.append(found.reward)
-        return numbers, RewardDistribution.concatenate(rewards) if rewards else None
+                yield found.numbers, found.reward
 
 
 def _text(prompt: Any, completion: Any, number: int) -> tuple[Text, Text]:

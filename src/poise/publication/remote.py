@@ -11,7 +11,8 @@ import httpx
 
 from poise import checkpoint
 from poise.client import Client
-from poise.errors import ServerError
+from poise.client.protocol import authorization
+from poise.errors import CheckpointError, ServerError
 from poise.model_folder import checkpoint_in
 from poise.publication.folder import KEY
 from poise.publication.golden import PlainGolden, read_plain_golden
@@ -24,10 +25,11 @@ def verify_url(url: str, folder: Path, *, transport: httpx.BaseTransport | None 
     """Have a server score the golden texts of ``folder``: an exported folder, a checkpoint or a run.
 
     A checkpoint's are asked of ``/v1/rewards``; an exported folder's of that too where the server is ours, else of
-    ``/classify``. Raises ``ServerError`` where no usable answer comes.
+    ``/classify``. Raises ``ServerError`` where no usable answer comes, and ``CheckpointError`` for a folder without golden
+    scores.
     """
     path = checkpoint_in(folder)
-    with httpx.Client(timeout=SECONDS, transport=transport) as http:
+    with httpx.Client(timeout=SECONDS, transport=transport, headers=authorization()) as http:
         if checkpoint.is_checkpoint(path):
             return made(url, "/v1/rewards", _of_checkpoint(url, path, transport))
         golden = read_plain_golden(path)
@@ -50,6 +52,8 @@ def _is_ours(http: httpx.Client, url: str) -> bool:
 
 def _of_checkpoint(url: str, folder: Path, transport: httpx.BaseTransport | None) -> list[Check]:
     golden = checkpoint.read_golden(folder)
+    if not golden:
+        raise CheckpointError(f"{folder} has no golden scores to check; write it again with this poise")
     inputs = [{"prompt": one.messages[:-1], "responses": [one.messages[-1:]]} for one in golden]
     with Client(url, transport=transport) as client:
         said = client.rewards_of(inputs, raw=True, include=["mean", "params"])

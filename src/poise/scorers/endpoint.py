@@ -31,8 +31,9 @@ class Endpoint(Scorer):
         prompts, responses = ([text[side] for text in texts] for side in (0, 1))
         with Client(self.url) as client:
             said = client.rewards(prompts, responses, include=["params"], truncation="right")
-        if said.revision != self.facts.get("revision", said.revision):
-            raise ServerError(f"{self.url} changed its model while it was asked; evaluate again")
+        now = {"revision": said.revision, "calibration": said.calibration}
+        if any(self.facts.get(name, fact) != fact for name, fact in now.items()):
+            raise ServerError(f"{self.url} changed its model or calibration while it was asked; evaluate again")
         characters = (text_length(p) + text_length(r) for p, r in texts)
         tokens = [n if row.num_tokens is None else row.num_tokens for row, n in zip(said.rows, characters, strict=True)]
         belief = point(said.scores, self.url) if said.distribution is None else said.distribution

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from poise.data.chat import Encoded
-from poise.errors import DataError
+from poise.errors import ConfigError, DataError
 from poise.serving.belief import Question, Reading
 from poise.serving.compatible_schema import (
     ClassifyRequest,
@@ -44,7 +45,6 @@ class Scored(NamedTuple):
     hosted: Hosted
     rows: list[Encoded]
     readings: list[Reading]
-    values: bool
 
     @property
     def usage(self) -> dict[str, int]:
@@ -107,14 +107,13 @@ async def get_reward(request: Request, options: RouteOptions) -> Response:
 
 
 async def predict(request: Request, options: RouteOptions) -> Response:
-    """TEI: one list for one string, a list of lists for a list; a pair is a prompt and its response. Never squashed."""
+    """TEI: one list for a text, ``[text]`` or ``[prompt, response]``, a list of lists for a list of these. Never squashed."""
     asked = await parsed(request, PredictRequest)
-    inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
     side = asked.truncation_direction.lower() if asked.truncate else options.truncation
-    given = [_text_or_pair([one] if isinstance(one, str) else one) for one in inputs]
+    given = [_text_or_pair(parts) for parts in asked.batch]
     scored = await _score(request, options, None, lambda reader: _rows(reader.groups(given, side)))
     found = [[{"score": said.score, "label": LABEL}] for said in scored.readings]
-    return answer(found[0] if isinstance(asked.inputs, str) else found)
+    return answer(found[0] if asked.alone else found)
 
 
 async def score_evaluation(request: Request, options: RouteOptions) -> Response:
@@ -133,13 +132,12 @@ async def _of_vllm(request: Request, options: RouteOptions, asked: VllmRequest) 
     length = asked.truncate_prompt_tokens
     side = options.truncation if length is None else asked.truncation_side or "left"
     cut = Cut(side, None if length in (None, -1) else length, asked.add_special_tokens)
+    score = partial(_score, request, options, asked.model, priority=asked.priority, parameters=True)
     if asked.messages is not None:
         given = [Input(messages=asked.chat())]
-        return await _score(
-            request, options, asked.model, lambda reader: _rows(reader.groups(given, side)), asked.priority
-        )
+        return await score(lambda reader: _rows(reader.groups(given, side)))
     texts = asked.texts()
-    return await _score(request, options, asked.model, lambda reader: reader.strings(texts, cut), asked.priority)
+    return await score(lambda reader: reader.strings(texts, cut))
 
 
 async def _score(
@@ -147,18 +145,25 @@ async def _score(
     options: RouteOptions,
     model: str | None,
     encode: Any,
-    priority: int = 0,
     *,
+    priority: int = 0,
     spread: bool = False,
+    parameters: bool = False,
 ) -> Scored:
+    """``parameters``: the route has a place for all of them, and gives these instead of the score where they are asked for."""
     found = house_of(request).find(options.model or model, options.utility)
-    values = found.values or options.params
+    values = parameters and (found.values or options.params)
+    if found.utility.grouped and not values:
+        raise ConfigError(
+            f"{found.utility.spec} looks at all responses to a prompt, and on this route they come one by one; ask /v1/rewards, "
+            "or for another utility with ?utility=mean"
+        )
     include = frozenset(("std", "quantiles")) if spread else frozenset[str]()
     question = Question(found.utility, include, (LOW,) if spread else (), None, options.raw, values)
     rows: list[Encoded] = await found.hosted.encode(encode)
     note(request, found.hosted.name, rows)
     groups = await found.hosted.score([[row] for row in rows], question, priority)
-    return Scored(found.hosted, rows, [group.rows[0] for group in groups], values)
+    return Scored(found.hosted, rows, [group.rows[0] for group in groups])
 
 
 def _text_or_pair(parts: Sequence[str]) -> Input:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from poise.errors import ConfigError
 from poise.serving.schema import MOST_INPUTS, ChatMessage
 
 Ids = Annotated[list[int], Field(min_length=1)]
+TextOrPair = Annotated[list[str], Field(min_length=1, max_length=2)]
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
@@ -113,11 +114,34 @@ class GetRewardRequest(Lenient):
 
 
 class PredictRequest(Lenient):
-    """``POST /predict``; ``raw_scores`` is accepted, and scores are always raw."""
+    """``POST /predict``, with TEI's ``inputs``: a text, a list of one or two strings, or a batch of such lists.
 
-    inputs: str | Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=2)]], Field(max_length=4096)]
+    ``raw_scores`` is accepted, and scores are always raw.
+    """
+
+    inputs: str | TextOrPair | Annotated[list[TextOrPair], Field(max_length=MOST_INPUTS)]
     truncate: bool | None = None
     truncation_direction: Literal["right", "left", "Right", "Left"] = "right"
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _one_form(cls, given: Any) -> Any:
+        strings = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+        if strings and not len(strings) == len(given) <= 2:
+            raise ValueError(
+                "a list of strings is one text or a prompt and its response; a batch is [[text], [prompt, response]]"
+            )
+        return given
+
+    @property
+    def alone(self) -> list[str]:
+        """The strings of what is no batch, whose answer is one list."""
+        return [one for one in ([self.inputs] if isinstance(self.inputs, str) else self.inputs) if isinstance(one, str)]
+
+    @property
+    def batch(self) -> list[list[str]]:
+        """One text, or a prompt and its response, each."""
+        return [self.alone] if self.alone else [one for one in self.inputs if isinstance(one, list)]
 
 
 class ScoreEvaluationRequest(Lenient):

@@ -7,6 +7,7 @@ reward_func = openrlhf.reward_func("runs/drpo", "lcb:1", too_long="truncate-prom
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from poise.policy.adapters.rendered import Template, completion_of
+from poise.errors import PoiseError
+from poise.policy.adapters.rendered import Template, completion_of, plain
 from poise.policy.adapters.together import Together
 from poise.policy.scorer import FIGURES, Scorer
 from poise.policy.sources import Judge
 from poise.utility import Utility
 
 Answer = dict[str, Any]
+LOGGER = logging.getLogger(__name__)
 
 
 def reward_func(
@@ -33,15 +36,24 @@ def reward_func(
     """``f(queries, prompts, labels)`` → ``rewards``, ``scores`` in 0 … 1 and ``extra_logs``, tensors [N] with constant keys.
 
     ``template``: the policy's tokenizer, or its name or folder, where prompts were rendered with a chat template; they are
-    read back into conversations. Without, a prompt is what the user said. ``options`` as in ``Scorer``.
+    read back into conversations, and its special tokens are no part of a completion's end. Without, a prompt is what the user
+    said; one that begins like a rendered one is refused. ``options`` as in ``Scorer``.
     """
     together = Together(Scorer(model, utility, **options))
     bounded = together.scorer.utility.unit == "probability"
     reader = None if template is None else Template(template)
+    read: Callable[[str], Any] = plain if reader is None else reader.messages
+    special = () if reader is None else reader.special
 
     def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]) -> Answer:
-        completions = [completion_of(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
-        asked = prompts if reader is None else [reader.messages(prompt) for prompt in prompts]
+        try:
+            completions = [
+                completion_of(query, prompt, special) for query, prompt in zip(queries, prompts, strict=True)
+            ]
+            asked = [read(prompt) for prompt in prompts]
+        except PoiseError as error:
+            LOGGER.error("no reward: %s", error)  # OpenRLHF hides it, as in ``Together``
+            raise
         found = together.score(asked, completions)
         rewards = [one.reward for one in found]
         return {

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from operator import eq
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from poise.errors import ConfigError, DataError
 
-END_MARKS = re.compile(r"(?:\s*(?:<\|[^|<>\s]{1,40}\|>|</s>|<eos>|<end_of_turn>|<pad>|\[PAD\]))+\s*$")
+BARRED = r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>\s]{1,40}\uff5c>"  # DeepSeek's bars are full-width
+# [|…|] not in general: a formula may end in E[|X|]
+END_MARK = re.compile(
+    rf"(?:{BARRED}|</s>|<(?:seed:)?eos>|<end_of_turn>|<turn\|>|<pad>|\[(?:EOS|PAD)\]|\[\|endofturn\|\])\Z"
+)
+END_WIDTH = 44  # characters that an end mark takes at most
+LEADING = r"\s*(?:(?:<[^<>|\s]{1,40}>|\[[^\[\]|\s]{1,40}\])\s*)*?"  # <s>, <bos>, [gMASK]<sop>
+OPENING = r"\[INST\]|<start_of_turn>|<\|turn>|<seed:bos>|<(?:SPECIAL|extra_id)_\d+>|\[\|(?:system|user)\|\]"
+RENDERED = re.compile(rf"{LEADING}(?:{BARRED}|{OPENING})")
 REQUESTS = ({"add_generation_prompt": True}, {"add_generation_prompt": True, "enable_thinking": False})
 OVERLAP = 64  # characters by which a prompt is found again in a query that was decoded from its tokens
 
 Messages = list[dict[str, str]]
 
 
-def completion_of(query: str, prompt: str) -> str:
-    """What follows the prompt, without special tokens at its end; the prompt may have lost its beginning or a space."""
-    at = len(prompt) if query.startswith(prompt) else -1
-    if at < 0:
-        tail = prompt[-OVERLAP:]
-        found = query.rfind(tail, 0, len(prompt) + OVERLAP)
-        at = found + len(tail) if tail and found >= 0 else -1
-    if at < 0:
-        raise DataError(f"the query does not begin with its prompt: {query[:80]!r} after {prompt[:80]!r}")
-    return END_MARKS.sub("", query[at:])
+def completion_of(query: str, prompt: str, special: Sequence[str] = ()) -> str:
+    """What follows the prompt, without end marks and ``special`` tokens at its end.
+
+    The prompt may have lost its beginning or a space, or stand after a special token.
+    """
+    return _without_end_marks(query[_end_of_prompt(query, prompt) :], special)
+
+
+def plain(prompt: str) -> str:
+    """The prompt itself; ``ConfigError`` where it begins as chat templates do, for it would be rendered a second time."""
+    if RENDERED.match(prompt):
+        raise ConfigError(
+            f"the prompt was rendered with a chat template already: {prompt[:80]!r}; give the policy's tokenizer, or its "
+            "name or folder, as template, so that the conversation is read back from it"
+        )
+    return prompt
 
 
 class Template:
@@ -48,20 +64,31 @@ class Template:
             )
         self._opening = turns[: places[0]]
         self._to_assistant, self._to_user = turns[places[0] + 3 : places[1]], turns[places[1] + 3 : places[2]]
+        if not self._to_assistant or not self._to_user:
+            raise ConfigError("the chat template puts nothing between messages; leave template out, prompts are plain")
         wholes = [self._render([ask], **options) for options in REQUESTS]
         self._system = self._system_marks()
         self._requests = [whole[whole.find("Qx1") + 3 :] for whole in wholes]
+        self.special = tuple(tokenizer.all_special_tokens)
 
     def messages(self, prompt: str) -> Messages:
         """The conversation that renders to ``prompt``, with the request for an answer; ``DataError`` where none does."""
+        found = self.find(prompt)
+        if found is None:
+            raise DataError(
+                f"the prompt was not rendered by this chat template: {prompt[:80]!r}; give the policy's own as template=, or "
+                "leave template out where prompts are plain"
+            )
+        return found
+
+    def find(self, prompt: str) -> Messages | None:
+        """As ``messages``; None where no conversation renders to ``prompt``."""
         for request, options in zip(self._requests, REQUESTS, strict=True):
             if prompt.endswith(request):
                 for found in self._readings(prompt.removesuffix(request)):
                     if self._renders(found, prompt, options):
                         return found
-        raise DataError(
-            f"the prompt was not rendered by this chat template: {prompt[:80]!r}; give the policy's own as template="
-        )
+        return None
 
     def _readings(self, body: str) -> list[Messages]:
         found = [self._turns([], body.removeprefix(self._opening))]
@@ -98,6 +125,30 @@ class Template:
 
     def _render(self, messages: Messages, **options: bool) -> str:
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+
+
+def _end_of_prompt(query: str, prompt: str) -> int:
+    """Where most of the prompt ends; the first such place, for a completion may repeat it."""
+    if query.startswith(prompt):
+        return len(prompt)
+    tail, limit = prompt[-OVERLAP:], len(prompt) + OVERLAP
+    ends = [found.start() + len(tail) for found in re.finditer(f"(?={re.escape(tail)})", query[:limit])]
+    if not ends:
+        raise DataError(f"the query does not begin with its prompt: {query[:80]!r} after {prompt[:80]!r}")
+    shared = [sum(1 for _ in takewhile(bool, map(eq, query[end - 1 :: -1], prompt[::-1]))) for end in ends]
+    return ends[shared.index(max(shared))]
+
+
+def _without_end_marks(text: str, special: Sequence[str]) -> str:
+    """One after the other, since a pattern for all of them takes quadratic time on a completion full of spaces."""
+    while True:
+        said = text.rstrip()
+        widths = [len(token) for token in special if said.endswith(token)]
+        if found := END_MARK.search(said, max(0, len(said) - END_WIDTH)):
+            widths.append(len(said) - found.start())
+        if not widths:
+            return text
+        text = said[: len(said) - max(widths)].rstrip()
 
 
 def _said(role: str, content: str) -> dict[str, str]:
