@@ -163,7 +163,15 @@ OUTPUTS = [
     Case(
         "saved predictions beside a model and data",
         lambda p: ["evaluate", "other", "data.jsonl", "--from", "found"],
-        ("--from found needs neither a model nor data", "leave out other, pairs:data.jsonl"),
+        (
+            "--from found measures what was scored and needs neither a model nor data",
+            "leave out other, pairs:data.jsonl",
+        ),
+    ),
+    Case(
+        "options of scoring beside saved predictions",
+        lambda p: ["evaluate", "--from", "found", "--labels", "hard", "--raw"],
+        ("--from found measures what was scored", "leave out --labels, --raw"),
     ),
     Case(
         "predictions that are none", lambda p: ["evaluate", "--from", p.data()], ("data.jsonl", "poise evaluate wrote")

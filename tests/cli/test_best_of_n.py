@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
@@ -56,6 +57,55 @@ def test_saved_evaluations_are_choices_too(place: Place):
     found = lines(place.folder / "choices.jsonl")
     assert len(found) == 8
     assert all(line["set"].startswith("pairs:") and line["prompt"] and len(line["p_best"]) == 2 for line in found)
+
+
+def test_rated_responses_of_an_evaluation_compete_as_those_of_the_file_do(place: Place):
+    prompts = ["How?"] * 4 + ["Why?"] * 2 + ["When?"] + ["How?"] * 2
+    rated = [{"prompt": p, "response": f"Like {i}.", "ratings": {"quality": i}} for i, p in enumerate(prompts)]
+    data, evaluation = place.data(*rated), place.folder / "evaluation"
+    assert poise("evaluate", place.run, "--on", f"ratings:{data}", "--out", evaluation).code == 0
+    for source, out in (([place.run, data], "file.jsonl"), (["--from", evaluation], "evaluation.jsonl")):
+        outcome = poise("best-of-n", *source, "--out", out)
+        assert outcome.code == 0, outcome.err
+    assert "4 choices among 9 responses" in outcome.out
+    by_file, found = lines(place.folder / "file.jsonl"), lines(place.folder / "evaluation.jsonl")
+    assert [line["parts"] for line in found] == [[f"row {row}" for row in line["rows"]] for line in by_file]
+    for here, there in zip(found, by_file, strict=True):
+        assert (here["item"], here["part"]) == (f"row {there['group']}", f"row {there['row']}")
+        assert (here["prompt"], here["response"]) == (there["prompt"], there["response"])
+        assert here["p_best"] == pytest.approx(there["p_best"], abs=1e-5)
+
+
+def test_scores_and_choices_never_take_the_place_of_what_they_are_about(place: Place, responses):
+    evaluation, scores = place.folder / "evaluation", place.folder / "scores.parquet"
+    rows = place.data(*pairs(8, start=100))
+    assert poise("evaluate", place.run, rows, "--out", evaluation).code == 0
+    rated = {"prompt": ["How?", "Why?"], "response": ["So.", "For that."]}
+    pyarrow.parquet.write_table(pyarrow.table(rated), scores)
+    (place.folder / "link.parquet").symlink_to(scores)
+    before = place.fingerprint()
+    for arguments in (
+        ["best-of-n", "--from", evaluation, "--out", evaluation / "predictions.parquet"],
+        ["best-of-n", place.run, responses, "--out", "responses.jsonl"],
+        ["score", place.run, scores, "--out", "scores.parquet"],
+        ["score", place.run, "link.parquet", "--out", scores],
+        ["score", place.run, f"named:skywork-80k-v0.2@{scores}", "--out", scores],
+        ["score", "http://127.0.0.1:9", scores, "--out", scores],
+    ):
+        outcome = poise(*arguments)
+        assert outcome.code == 2, outcome
+        assert "is the data itself; give every file a name of its own" in outcome.err
+        assert place.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    "given", [("--raw",), ("--bad-rows", "bogus"), ("--device", "cpu"), ("--bad-rows", "drop", "--raw")]
+)
+def test_saved_rewards_take_no_option_about_scoring(place: Place, given):
+    outcome = poise("best-of-n", "--from", "scores.parquet", "--out", "choices.jsonl", *given)
+    assert outcome.code == 2, outcome
+    named = ", ".join(option for option in given if option.startswith("--"))
+    assert f"neither a model nor a file of responses; leave out {named}\n" in outcome.err
 
 
 @pytest.mark.parametrize(

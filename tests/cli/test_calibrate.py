@@ -46,7 +46,25 @@ CASES = [
         ("every prompt was trained on", "--include-train-prompts"),
     ),
     Case("out that exists", calibrating("--out", "."), ("exists already", "choose a new or empty folder")),
-    Case("remove with data", calibrating("--remove"), ("--remove", "leave out the files")),
+    Case("a method for ratings", calibrating("--method", "conformal"), ("conformal", "auto, none, temp"), loads=True),
+    Case("remove with data", calibrating("--remove"), ("--remove takes", "; leave out", "/data.jsonl\n")),
+    *(
+        Case(
+            f"remove with {option}",
+            lambda p, given=(option, *given): ["calibrate", p.run, "--remove", *given],
+            ("--remove takes the calibration away", f"leave out {option}"),
+        )
+        for option, *given in (
+            ("--on", "other.jsonl"),
+            ("--method", "isotonic"),
+            ("--abstain-error", 0.1),
+            ("--interval", 0.9),
+            ("--labels", "hard"),
+            ("--include-train-prompts",),
+            ("--bad-rows", "drop"),
+            ("--device", "cpu"),
+        )
+    ),
     Case("remove of nothing", lambda p: ["calibrate", p.run, "--remove"], ("is not calibrated", "nothing to remove")),
 ]
 

@@ -12,7 +12,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from poise.cli.evaluate import judged
+from poise.evaluation.sets import load_set
 from poise.training.heads import StageRun
+from poise.training.monitor import Terminal
 from poise.version import __version__
 from tests.cli.place import Outcome, Place, pairs, poise, trained_pairs
 
@@ -126,6 +129,57 @@ def test_saved_predictions_are_measured_again_without_the_model(place):
     fewer = json.loads(poise("evaluate", "--from", "found", "--resamples", 50, "--out", "fewer", "--json").out)
     assert fewer["resamples"] == json.loads((place.folder / "fewer" / "result.json").read_text())["resamples"] == 50
     assert [one["name"] for one in fewer["sets"]] == [f"pairs:{data}", f"ratings:{ratings}"]
+
+
+SCORERS = """
+def longer(prompts, responses):
+    return [len(r[-1]["content"]) / 10 for r in responses]
+
+
+def asked(prompts, responses):
+    return [float(len(p if isinstance(p, str) else p[-1]["content"])) for p in prompts]
+"""
+
+
+def test_what_was_measured_again_can_be_compared_and_hides_no_other_evaluation(place):
+    data = place.data(*pairs(40, start=100))
+    place.write("scorers.py", SCORERS)
+    for name in ("longer", "asked"):
+        assert poise("evaluate", f"scorers.py:{name}", data, "--out", name).code == 0
+    outcome = poise("evaluate", "--from", "longer", "--utility", "lcb:1", "--out", "careful", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(poise("evaluate", "--from", "careful", "--json").out) == json.loads(outcome.out)
+    assert poise("compare", "longer", "careful").code == 0
+    assert poise("evaluate", "--from", "longer", "--utility", "lcb:1", "--out", "careful").code == 0, "once more"
+    before = (place.folder / "asked" / "predictions.parquet").read_bytes()
+    outcome = poise("evaluate", "--from", "longer", "--out", "asked")
+    assert outcome.code == 2
+    assert "asked holds another evaluation" in outcome.err
+    assert (place.folder / "asked" / "predictions.parquet").read_bytes() == before
+
+
+def test_gold_scores_of_an_earlier_call_are_used_for_the_same_texts_only(place):
+    place.write("scorers.py", SCORERS)
+    for name, prompt in (("r", "short"), ("r", "much longer"), ("other", "short")):
+        rows = [{"prompt": f"{prompt} {i}", "response": f"r{j}", "model": f"m{j}"} for i in range(3) for j in range(2)]
+        file = place.data(*rows, name=f"{name}.jsonl")
+        sets = [load_set(f"responses:{file}")]
+        (one,) = judged(sets, "scorers.py:asked", place.folder / "kept", "cpu", Terminal())
+        assert {gold for item in one.items for gold in item.meta["gold"]} == {len(prompt) + 2}
+
+
+def test_a_mistyped_model_is_refused_before_gold_scores_are_asked_for(place):
+    place.write("scorers.py", SCORERS)
+    rows = [{"prompt": f"p{i}", "response": f"r{j}", "model": f"m{j}"} for i in range(9) for j in range(4)]
+    file = place.data(*rows)
+    outcome = poise("data", "splits", file, "--gold", "scorers.py:asked", "--new-models", "typo", "--out", "split")
+    assert outcome.code == 2
+    assert "typo" in outcome.err
+    outcome = poise(
+        "evaluate", "gone.py:f", "--on", f"responses:{file}", "--gold", "scorers.py:asked", "--out", "split"
+    )
+    assert outcome.code == 2
+    assert not (place.folder / "split").exists()
 
 
 def test_scorers_are_compared_on_the_same_rows(place):

@@ -20,15 +20,15 @@ def pair(row: int, **more) -> Preference:
     return Preference(prompt=f"p{row}", chosen="good", rejected="bad", row=row, source="data", **more)
 
 
-def judgement(p, bimodality=None) -> Judgement:
+def judgement(p, disputed=None) -> Judgement:
     p = np.asarray(p, dtype=np.float64)
-    return Judgement(p, np.full(len(p), 1 / 3) if bimodality is None else np.asarray(bimodality), 0, 0)
+    return Judgement(p, np.zeros(len(p), dtype=bool) if disputed is None else np.asarray(disputed), 0, 0)
 
 
-def decided(p, rules=Rules(), labels=None, findings=None, bimodality=None):  # noqa: B008 - frozen
+def decided(p, rules=Rules(), labels=None, findings=None, disputed=None):  # noqa: B008 - frozen
     labels = [1.0] * len(p) if labels is None else labels
     pairs = [pair(i, p_chosen=label) for i, label in enumerate(labels)]
-    return decide(pairs, judgement(p, bimodality), findings or [None] * len(p), rules)
+    return decide(pairs, judgement(p, disputed), findings or [None] * len(p), rules)
 
 
 probabilities = st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), min_size=1, max_size=40)
@@ -129,9 +129,9 @@ def test_shares_of_a_mix_need_not_add_up_to_one():
 
 
 def test_two_camps_are_left_out_only_where_asked():
-    found = decided([0.9, 0.9], Rules(disputed="review"), bimodality=[0.3, 0.7])
+    found = decided([0.9, 0.9], Rules(disputed="review"), disputed=[False, True])
     assert [one.action for one in found] == ["keep", "review"]
-    assert [one.disputed for one in decided([0.9, 0.9], bimodality=[0.3, 0.7])] == [False, True]
+    assert [one.disputed for one in decided([0.9, 0.9], disputed=[False, True])] == [False, True]
 
 
 @settings(deadline=None, max_examples=20)

@@ -140,3 +140,22 @@ def test_expanding_and_reordering(family: str) -> None:
     assert len(folded(d)) == 2
     with pytest.raises(TypeError, match="has no length"):
         len(d[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [3, 10, 20])
+def test_a_row_of_atoms_has_its_quantiles_beside_rows_with_spread(dtype: torch.dtype, count: int) -> None:
+    """Levels k/C are where rounding decides: C equal atoms have k/C at atom k, alone and in company."""
+    means = torch.arange(1, count + 1, dtype=dtype).expand(3, count)
+    stds = torch.stack([torch.zeros(count), torch.ones(count), torch.arange(count) % 2]).to(dtype)
+    rows = Mixture(torch.zeros(3, count, dtype=dtype), means, stds)
+    levels = (torch.arange(1, count, dtype=torch.float64) / count).to(dtype)
+    assert torch.equal(rows[:1].quantile(levels), means[:1, :-1])
+    assert torch.equal(rows.quantile(levels)[0], means[0, :-1])
+    for i in (1, 2):
+        assert torch.equal(rows.quantile(levels)[i], rows[i : i + 1].quantile(levels)[0])
+    atoms = Samples(torch.randn(4, 1, 5, generator=torch.Generator().manual_seed(0), dtype=dtype))
+    distances = rows.wasserstein(atoms)  # [4, 3]: levels that differ by row
+    assert torch.allclose(distances[:, 0], rows[:1].wasserstein(atoms)[:, 0], rtol=1e-5)
+    with pytest.raises(UnsupportedOperation, match="entropy"):
+        rows.entropy()

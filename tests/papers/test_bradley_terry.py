@@ -167,6 +167,18 @@ def test_ordinal_gradient_is_finite_in_every_category():
     assert torch.isfinite(cuts.grad).all()
 
 
+@pytest.mark.parametrize("difference", [1e2, 1e4, 3e5, 1.7e7, 1e9])
+@pytest.mark.parametrize("width", [0.02, 2.0])
+def test_ordinal_loss_far_out_is_that_of_its_limit(difference, width):
+    """−log(Λ(b − Δ) − Λ(a − Δ)) → Δ − b − log(1 − e^{a − b}) for Δ ≫ b, in float32 to its rounding of Δ."""
+    cuts = torch.tensor([-1 - width, -1.0, 1.0, 1 + width], requires_grad=True)
+    found = bt.ordinal_nll(torch.tensor([difference]), torch.tensor([-1.0]), cuts)
+    exact = difference + 1 - math.log(-math.expm1(-width))
+    assert found.item() == pytest.approx(exact, rel=3e-7)
+    found.sum().backward()
+    assert torch.isfinite(cuts.grad).all()
+
+
 def test_centering_penalises_the_sum_not_the_difference():
     first, second = [1.0, -2.0], [3.0, 0.5]
     expected = 0.5 * ((1 + 3) ** 2 + (-2 + 0.5) ** 2) / 2

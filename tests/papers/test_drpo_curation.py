@@ -46,6 +46,11 @@ def test_kinds_by_confidence_and_correctness():
     assert kinds_of_pairs(p, label).tolist() == expected
 
 
+def test_a_pair_at_one_half_is_a_boundary_pair_whichever_side_is_labelled():
+    p, label = torch.tensor([0.5, 0.5, 0.501, 0.501]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert kinds_of_pairs(p, label, threshold=0.0).tolist() == [BOUNDARY, BOUNDARY, EASY, HARD]
+
+
 def population(pairs: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
     """85 % easy, 10 % boundary, 5 % hard."""
     p = torch.tensor([0.9] * 85 + [0.55] * 10 + [0.1] * 5).repeat(pairs // 100)

@@ -12,12 +12,14 @@ import yaml
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from poise.errors import ConfigError
+from poise.data.splits import prompt_key
+from poise.errors import ConfigError, DataError
 from poise.methods import method_class
 from poise.model import RewardModel
 from poise.policy import train as stages
 from poise.policy.answers import Answers, divergence
 from poise.policy.recipe import parse_policy_recipe, read_policy_recipe, required
+from poise.policy.tasks import read_tasks, written
 from poise.policy.train import EVALUATION, RECIPE, train_policy
 from tests.cli.place import poise
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_tokenizer
@@ -72,6 +74,17 @@ def tiny(place: Path, **changes):
         },
         "evaluation": {"prompts": 4},
     } | changes
+
+
+def test_nothing_that_is_held_out_is_imitated(place):
+    rows = [str(place / "rows.jsonl")]
+    recipe = parse_policy_recipe(tiny(place))
+    tasks = read_tasks(recipe, AutoTokenizer.from_pretrained(place / "lm"))
+    found, left = written(rows, tasks.held_out)
+    assert (len(found), left) == (len(tasks.train), len(tasks.evaluate))
+    assert not [row for row in found if row["prompt"] in tasks.evaluate]
+    with pytest.raises(DataError, match=r"every row of .*rows.jsonl has a prompt that is held out"):
+        written(rows, {prompt_key(f"What is {i} + {i}?") for i in range(12)})
 
 
 @quiet

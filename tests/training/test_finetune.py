@@ -155,7 +155,7 @@ def test_every_layout_trains_to_the_same_weights(folder, tmp_path, layout):
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(folder, tmp_path):
-    stage = {"epochs": 12, "learning_rate": 0.03, "select": "nll", "patience": 2, "schedule": "constant"}
+    stage = {"epochs": 12, "learning_rate": 0.03, "select": "nll", "patience": 2, "schedule": "constant", "warmup": 0}
     done = runs.train(recipe(folder, stages=[stage]), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["validation/nll"] for line in lines if "validation/nll" in line]
@@ -200,6 +200,35 @@ def test_the_learning_rate_reaches_its_end(folder, tmp_path, epochs):
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     assert max(rates) <= 1e-3
     assert rates[-1] < 1.5e-3 / len(rates)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_every_schedule_warms_up(folder, tmp_path, schedule):
+    stage = {"schedule": schedule, "warmup": 0.5}
+    runs.train(recipe(folder, stages=[stage], arguments={"logging_steps": 1}), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == pytest.approx([1e-3 * i / peak for i in range(peak + 1)])
+    assert abs(peak - len(rates) / 2) <= 1
+    assert (rates[-1] == max(rates)) == (schedule == "constant")
+
+
+def test_an_interrupt_within_an_epoch_is_no_evaluation(folder, tmp_path):
+    """It would be one more candidate for the best weights, and count for the patience."""
+    chosen = recipe(folder, stages=[{"epochs": 2, "select": "nll"}], arguments={"logging_steps": 1})
+    runs.train(chosen, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(chosen, tmp_path / "broken", reporter=Interrupts(2))
+    runs.train(chosen, tmp_path / "broken", resume=True)
+
+    def evaluated(run) -> list[int]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [line["step"] for line in lines if "eval/nll" in line]
+
+    assert evaluated(tmp_path / "broken") == evaluated(tmp_path / "whole")
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_lora_trains_adapters_and_head_and_merges_them(folder, tmp_path):

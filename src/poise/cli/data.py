@@ -66,11 +66,12 @@ def splits(
     if not (out / GOLD).exists():  # what an interrupted call has scored
         check_new_folder(out)
     whole = load_set(f"responses:{file}")
+    named = [name.strip() for name in new_models if name.strip()]
+    generalisation_splits(candidates_of(whole.items), named, **shares)  # refused before anything is judged
     if gold is not None:
         with working(BLOCKS) as terminal:
             (whole,) = judged([whole], gold, out, device, terminal)
     check_gold(whole)
-    named = [name.strip() for name in new_models if name.strip()]
     dealt = generalisation_splits(candidates_of(whole.items), named, **shares)
     written = write_splits(dealt, out)
     shutil.rmtree(out / GOLD, ignore_errors=True)

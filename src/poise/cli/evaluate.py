@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 
@@ -17,7 +17,7 @@ from poise.cli.progress import BLOCKS, counting, working
 from poise.cli.show import suite_table
 from poise.errors import ConfigError
 from poise.evaluation.harness import PARTS, Scoring, score_sets
-from poise.evaluation.predictions import FILE, Predictions, read
+from poise.evaluation.predictions import FILE, Predictions, SetPredictions, copy, read
 from poise.evaluation.sets import EvaluationSet, Reading, check_gold, judged_by, kind_of, load_set, parse_sets
 from poise.evaluation.suite import SuiteResult, measure
 from poise.model_folder import CHECKPOINT
@@ -66,11 +66,11 @@ def run(model: str | None, on: Sequence[str], out: Path | None, options: Options
         for note in (f"{one.facts.name}: {note}" for one in sets for note in one.facts.notes):
             terminal.say(note)
         folder = Path(given)
+        scorer = open_scorer(model, device=options.device, raw=options.raw)
         if options.gold is not None:
             sets = judged(sets, options.gold, folder, options.device, terminal)
         for one in sets:
             check_gold(one)
-        scorer = open_scorer(model, device=options.device, raw=options.raw)
         if isinstance(scorer, Own) and Path(model).is_dir():
             scorer.cache = cache_of(Path(model), scorer.model.backbone)
         predictions = _scored(scorer, sets, folder, terminal, options.utility)
@@ -85,29 +85,45 @@ def judged(
     mine = [one for one in sets if kind_of(one.facts.name) == "responses"]
     scorer = open_scorer(gold, device=device)
     place = folder / GOLD
-    if (place / FILE).exists() and read(place / FILE).scorer == {**scorer.facts, "utility": "mean"}:
-        found = read(place / FILE)
-    else:
+    found = read(place / FILE) if (place / FILE).exists() else None
+    if found is None or found.scorer != {**scorer.facts, "utility": "mean"} or _texts(found.sets) != _texts(mine):
         found = _scored(scorer, mine, place, terminal, "mean", what="gold scores")
     return [judged_by(one, found) if one in mine else one for one in sets]
+
+
+def _texts(sets: Sequence[EvaluationSet] | Sequence[SetPredictions]) -> list[Any]:
+    """What is scored of sets, by their names."""
+    return [(one.facts.name, [(item.prompt, item.responses) for item in one.items]) for one in sets]
 
 
 def again(
     source: Path, out: Path | None, resamples: int, utility: str | None, named: Sequence[str | None], *, as_json: bool
 ) -> None:
-    """Measure saved predictions once more; a model, or data, that is ``named`` beside them would not be looked at."""
+    """Measure saved predictions once more, and keep them with ``out``; what is ``named`` beside them has no say in it."""
     if superfluous := [name for name in named if name is not None]:
-        raise ConfigError(f"--from {source} needs neither a model nor data; leave out {', '.join(superfluous)}")
-    if utility is not None:
-        parse_utility(utility)
+        raise ConfigError(
+            f"--from {source} measures what was scored and needs neither a model nor data; leave out {', '.join(superfluous)}"
+        )
+    utility = None if utility is None else parse_utility(utility).spec
+    predictions = read(source)
     if out is not None:
         _check_out(out)
-    _show(read(source), out, resamples, utility, kept=source, as_json=as_json)
+        if (out / FILE).exists() and not _same_answers(read(out), predictions):
+            raise ConfigError(f"{out} holds another evaluation; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        copy(source, out / FILE, utility)
+    _show(predictions, out, resamples, utility, kept=source, as_json=as_json)
+
+
+def _same_answers(one: Predictions, other: Predictions) -> bool:
+    """Whether one scorer said both, of the same texts."""
+    scorers = [{**predictions.scorer, "utility": None} for predictions in (one, other)]
+    return scorers[0] == scorers[1] and _texts(one.sets) == _texts(other.sets)
 
 
 def _check_out(out: Path) -> None:
     """A new folder or that of an evaluation, so that no run's own result is lost."""
-    if not any((out / known).exists() for known in (FILE, PARTS, RESULT)) or (out / CHECKPOINT).exists():
+    if not any((out / known).exists() for known in (FILE, PARTS, RESULT, GOLD)) or (out / CHECKPOINT).exists():
         check_new_folder(out)
     check_writable(out)
 

@@ -25,8 +25,6 @@ Disputed = Literal["keep", "drop", "review"]
 GROUPS = ("easy", "boundary", "hard")
 NOT_JUDGED = "not judged"
 KEPT = ("keep", "flip", "soft")
-TWO_CAMPS = 5 / 9
-"""Bimodality of a uniform distribution: above it a belief has two peaks."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def decide(
     for i, (pair, finding) in enumerate(zip(pairs, findings, strict=True)):
         judged = bool(judgement.judged[i])
         group = GROUPS[kinds[i]] if judged else NOT_JUDGED
-        disputed = bool(judgement.bimodality[i] > TWO_CAMPS)
+        disputed = bool(judgement.disputed[i])
         plain = Decision(pair, float(judgement.p[i]), group, float(doubt[i]), float(bits[i]), disputed)
         decided.append(_by_rule(plain, finding, rules))
     return tuple(_mixed(decided, rules))

@@ -23,7 +23,7 @@ from poise.data.ratings import ratings_of_pairs
 from poise.data.records import Preference, Rating
 from poise.data.splits import held_out, prompt_number
 from poise.distributions import RewardDistribution
-from poise.distributions.disagreement import bimodality_coefficient
+from poise.distributions.disagreement import two_peaked
 from poise.errors import ConfigError
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
@@ -44,13 +44,13 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Judgement:
-    """About each of P pairs: ``p`` = P(chosen ≻ rejected), NaN where nobody may judge; ``bimodality`` of the more
-    two-peaked of the two beliefs, which is above 5/9 where people seem to fall into two camps. ``folds`` is 0 where the
-    model itself judged, ``seen`` counts the pairs whose prompt it was trained on.
+    """About each of P pairs: ``p`` = P(chosen ≻ rejected), NaN where nobody may judge; ``disputed`` where one of the
+    two beliefs has two peaks, as where people fall into two camps. ``folds`` is 0 where the model itself judged, ``seen``
+    counts the pairs whose prompt it was trained on.
     """
 
     p: FloatArray
-    bimodality: FloatArray
+    disputed: NDArray[np.bool_]
     folds: int
     seen: int
 
@@ -83,8 +83,8 @@ def judge(
         reporter.say(f"cross-fitting: {folds} heads, each trained without the prompts that it judges")
         return replace(_cross_fitted(model, recipe, data, folds, cache, reporter), seen=int(seen.sum()))
     with torch.inference_mode():
-        p, bimodality = _beliefs(model.predict_features(data.features), data.pairs)
-    return Judgement(np.where(seen, np.nan, p), np.where(seen, np.nan, bimodality), 0, int(seen.sum()))
+        p, disputed = _beliefs(model.predict_features(data.features), data.pairs)
+    return Judgement(np.where(seen, np.nan, p), disputed & ~seen, 0, int(seen.sum()))
 
 
 def fold_of(prompts: Sequence[str], folds: int) -> NDArray[np.int64]:
@@ -108,7 +108,7 @@ def cross_fit(
     ConfigError where a fold would be all or nothing of the pairs.
     """
     fold = fold_of(data.prompts, folds)
-    p, bimodality = np.full(len(data), np.nan), np.full(len(data), np.nan)
+    p, disputed = np.full(len(data), np.nan), np.zeros(len(data), dtype=np.bool_)
     if folds < 2 or len(np.unique(fold)) < 2:
         raise ConfigError(
             f"{folds} folds of {len(set(data.prompts)):,} prompts leave no part to train on; give 2 folds or more, and more prompts"
@@ -121,8 +121,8 @@ def cross_fit(
         method = train_heads(kind, recipe, material, reporter=reporter)
         with torch.inference_mode():
             held = subset(data, mine)
-            p[mine], bimodality[mine] = _beliefs(method(held.features).reward, held.pairs)
-    return Judgement(p, bimodality, folds, 0)
+            p[mine], disputed[mine] = _beliefs(method(held.features).reward, held.pairs)
+    return Judgement(p, disputed, folds, 0)
 
 
 def subset(data: PairFeatures, rows: NDArray[np.int64]) -> PairFeatures:
@@ -151,11 +151,11 @@ def merged(data: PairFeatures) -> PairFeatures:
     )
 
 
-def _beliefs(reward: RewardDistribution, pairs: Tensor) -> tuple[FloatArray, FloatArray]:
+def _beliefs(reward: RewardDistribution, pairs: Tensor) -> tuple[FloatArray, NDArray[np.bool_]]:
+    disputed = two_peaked(reward)[pairs].any(1)  # in the precision of the model, whose rounding is no spread
     reward = reward.to(torch.float64)
     first, second = reward[pairs[:, 0]], reward[pairs[:, 1]]
-    modes = bimodality_coefficient(reward)[pairs].amax(1)
-    return first.prob_greater(second).cpu().numpy(), modes.cpu().numpy()
+    return first.prob_greater(second).cpu().numpy(), disputed.cpu().numpy()
 
 
 def _head_data(recipe: Recipe, data: PairFeatures, rated: RatedFeatures | None, token_rows: Tensor | None) -> HeadData:

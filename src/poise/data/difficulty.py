@@ -44,7 +44,7 @@ def confidence(probability: Tensor) -> Tensor:
 
 def kinds_of_pairs(probability: Tensor, label: Tensor, threshold: float = 0.2) -> Tensor:
     """EASY (confident and right), BOUNDARY (not confident, or a label of ½) or HARD (confident and wrong), [P]."""
-    undecided = (confidence(probability) < threshold) | (label == 0.5)
+    undecided = (confidence(probability) < threshold) | (probability == 0.5) | (label == 0.5)
     right = (probability > 0.5) == (label > 0.5)
     return torch.where(undecided, BOUNDARY, torch.where(right, EASY, HARD))
 

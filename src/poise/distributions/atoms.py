@@ -27,11 +27,9 @@ class Atoms(NamedTuple):
     def quantiles(self, levels: Tensor) -> Tensor:
         """inf{x : P(X <= x) >= level} [..., L]; a level within rounding of a cumulative weight counts as reached."""
         tolerance = 8 * torch.finfo(levels.dtype).eps
-        ranks = torch.searchsorted(
-            self.cumulative[..., 1:].detach().contiguous(),
-            (levels - tolerance).expand(*self.values.shape[:-1], -1).contiguous(),
-        )
-        return self.values.gather(-1, ranks.clamp(max=self.values.shape[-1] - 1))
+        values, reached, wanted = broadcast_batch(self.values, self.cumulative[..., 1:].detach(), levels - tolerance)
+        ranks = torch.searchsorted(reached.contiguous(), wanted.contiguous())
+        return values.gather(-1, ranks.clamp(max=values.shape[-1] - 1))
 
     def entropy(self) -> Tensor:
         """Shannon entropy in nats; equal values are one atom."""

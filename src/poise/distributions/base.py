@@ -242,7 +242,7 @@ class RewardDistribution(ABC):
         return self._log_density(self._points(value), "log_prob").squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """Nats; differential for a continuous family, Shannon for atoms. The two must not be compared with each other."""
+        """Nats; differential for a continuous family, Shannon for atoms. Not comparable: a batch with both kinds is refused."""
         return scores.entropy(self)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -342,7 +342,9 @@ class RewardDistribution(ABC):
             density = self._density_grid(high)
         cdf = self._mixed_cdf(high, left=False)
         quantiles = high - (cdf - cdf.detach()) / torch.where(density > 0, density, torch.inf)
-        return self._snapped(quantiles, low, high)
+        snapped, atoms = self._snapped(quantiles, low, high), (stds == 0).all(-1, keepdim=True)
+        # a row of atoms is read as one, whatever its neighbours
+        return torch.where(atoms, self._atoms().quantiles(levels), snapped) if atoms.any() else snapped
 
     def _snapped(self, quantiles: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The atom in (low, high], where the bisection closed in on one."""

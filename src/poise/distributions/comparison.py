@@ -7,7 +7,6 @@ names one, or takes the one that both sides carry. Ties count half in every prob
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -58,31 +57,52 @@ def compare(
     link: Link | None,
     quantity: Quantity,
 ) -> Tensor:
-    """P(first ≻ second) + ½ P(tie), P(tie), or the logarithm of the former, over the broadcast batch shape."""
+    """P(first ≻ second) + ½ P(tie), P(tie), or the logarithm of the former, over the broadcast batch shape.
+
+    The probability and that of the reverse sum to 1 and equal beliefs have ½, both to the bit: no decision is rounding's.
+    """
     link = common_link(first.link, second.link) if link is None else link
-    if link.win_map is not None:
-        return _mapped(first, second, coupling, link, quantity)
+
+    def one_way(a: RewardDistribution, b: RewardDistribution, kind: Quantity) -> Tensor:
+        return _one_way(a, b, coupling, link, kind)
+
+    if quantity == "prob":
+        return _win_probability(one_way(first, second, "prob"), one_way(second, first, "prob"), link)
+    found, win_map = one_way(first, second, quantity), link.win_map
+    if win_map is None:
+        return found
+    if quantity == "log_prob":
+        return win_map.log_prob(found, one_way(second, first, "log_prob"))
+    forward, backward = one_way(first, second, "prob"), one_way(second, first, "prob")
+    return win_map.tie(found, _shared(forward, backward), _shared(backward, forward))
+
+
+def _one_way(
+    first: RewardDistribution, second: RewardDistribution, coupling: Coupling | None, link: Link, quantity: Quantity
+) -> Tensor:
+    """As ``compare``, up to rounding and without the link's map."""
     if coupling is None:
         coupling = first.coupling if first.coupling == second.coupling else "independent"
     couplings = {"independent": _independent, "paired": _paired, "comonotone": _comonotone}
     if coupling not in couplings:
         raise ConfigError(unknown_choice("coupling", coupling, couplings))
     found = couplings[coupling](first, second, link, quantity)
+    if quantity == "prob":
+        return found  # its sum with the reverse is made 1
     # weights that sum to 1 only up to rounding must not make a probability above 1
     return found.clamp(max=0.0) if quantity == "log_prob" else found.clamp(0.0, 1.0)
 
 
-def _mapped(
-    first: RewardDistribution, second: RewardDistribution, coupling: Coupling | None, link: Link, quantity: Quantity
-) -> Tensor:
-    """As ``compare``, with the link's map applied to the probability over all components."""
-    win_map, unmapped = link.win_map, replace(link, win_map=None)
-    assert win_map is not None
-    kind: Quantity = "log_prob" if quantity == "log_prob" else "prob"
-    p, back = (compare(a, b, coupling, unmapped, kind) for a, b in ((first, second), (second, first)))
-    if quantity == "tie":
-        return win_map.tie(compare(first, second, coupling, unmapped, "tie"), p, back)
-    return (win_map.log_prob if quantity == "log_prob" else win_map.prob)(p, back)
+def _win_probability(forward: Tensor, backward: Tensor, link: Link) -> Tensor:
+    """P(a ≻ b) with the link's map, from P(a ≻ b) and P(b ≻ a) as sums that rounded apart."""
+    p = _shared(forward, backward)
+    return p if link.win_map is None else link.win_map.prob(p, _shared(backward, forward))
+
+
+def _shared(forward: Tensor, backward: Tensor) -> Tensor:
+    """``forward`` so that it and its reverse sum to exactly 1: the smaller keeps its digits, the larger is what it leaves."""
+    total = forward + backward
+    return torch.where(forward > backward, 1 - backward / total, forward / total)
 
 
 def _independent(first: RewardDistribution, second: RewardDistribution, link: Link, quantity: Quantity) -> Tensor:
@@ -105,7 +125,7 @@ def _compare_on_grid(log_p: Tensor, log_q: Tensor, quantity: Quantity) -> Tensor
         return (log_p + log_q).exp().sum(-1)
     if quantity == "prob":
         q = log_q.exp()
-        return (log_p.exp() * (q.cumsum(-1) - 0.5 * q)).sum(-1)
+        return (log_p.exp() * q.cumsum(-1).sub(q, alpha=0.5)).sum(-1)
     below = pad(log_q.logcumsumexp(-1)[..., :-1], (1, 0), value=LOG_ZERO)
     return log_sum(log_p + log_sum(torch.stack([below, log_q - LN2]), 0), -1)
 
@@ -206,8 +226,12 @@ def win_matrix(
     link: Link | None = None,
 ) -> Tensor:
     """P(row ≻ column) + ½ P(tie) [..., n, m] of batch axis n against axis m; against themselves by default."""
-    others = distributions if others is None else others
-    return distributions[..., :, None].prob_greater(others[..., None, :], coupling, link)
+    rows, columns = distributions[..., :, None], (distributions if others is None else others)[..., None, :]
+    if others is not None:
+        return rows.prob_greater(columns, coupling, link)
+    link = distributions.link if link is None else link
+    forward = _one_way(rows, columns, coupling, link, "prob")
+    return _win_probability(forward, forward.mT, link)  # the reverse of every comparison is in the matrix already
 
 
 def prob_best(

@@ -115,10 +115,23 @@ def merge(parts: Sequence[Path], out: Path, scorer: Mapping[str, Any], sets: Seq
             writer.write_table(table.cast(schema))
 
 
+def copy(path: str | Path, out: Path, utility: str | None) -> None:
+    """Write what ``read`` reads to another file, whole or not at all, with another utility where one is given."""
+    table = pyarrow.parquet.read_table(_file(path))
+    facts = table.schema.metadata
+    scorer = json.loads(facts[b"poise.scorer"]) | ({} if utility is None else {"utility": utility})
+    with replacing(out) as temporary:
+        named = table.replace_schema_metadata({**facts, b"poise.scorer": json.dumps(scorer)})
+        pyarrow.parquet.write_table(named, temporary, compression="zstd")
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path) / FILE if Path(path).is_dir() else Path(path)
+
+
 def read(path: str | Path) -> Predictions:
     """Read what ``merge`` wrote, or the folder that holds it; raises ``DataError`` for anything else."""
-    path = Path(path)
-    path = path / FILE if path.is_dir() else path
+    path = _file(path)
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowInvalid) as error:

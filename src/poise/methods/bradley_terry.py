@@ -239,7 +239,7 @@ def ordinal_nll(difference: Tensor, strength: Tensor, cut_points: Tensor) -> Ten
     category = (strength + len(cut_points) // 2).long()
     low, high = edges[category] - difference, edges[category + 1] - difference
     # log(Λ(high) − Λ(low)) = log Λ(high) + log Λ(−low) + log(1 − e^{low − high})
-    gap = torch.where(torch.isfinite(low) & torch.isfinite(high), high - low, torch.full_like(low, 50.0))
+    gap = edges[category + 1] - edges[category]  # not high − low, which has no digits far out
     return -(logsigmoid(high) + logsigmoid(-low) + torch.log(-torch.expm1(-gap)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,15 @@ RESPONSES = ("completion", "response", "chosen")
 
 @dataclass(frozen=True)
 class Tasks:
-    """Prompts as TRL reads them (strings or messages), each once, and what the reader should know about them."""
+    """Prompts as TRL reads them (strings or messages), each once, and what the reader should know about them.
+
+    ``held_out``: the keys of all prompts that nothing is trained on, those that are too long to evaluate on included.
+    """
 
     train: list[Any]
     evaluate: list[Any]
     notes: list[str]
+    held_out: frozenset[str]
 
 
 def read_tasks(recipe: PolicyRecipe, tokenizer: Any) -> Tasks:
@@ -51,16 +55,23 @@ def read_tasks(recipe: PolicyRecipe, tokenizer: Any) -> Tasks:
             raise DataError(f"no prompt is left to {name} on; give more data, another share or a larger max_tokens")
     if any(isinstance(prompt, list) for prompt in kept[0] + kept[1]) and tokenizer.chat_template is None:
         raise DataError(f"the prompts are messages and {recipe.policy!r} has no chat template; give plain text prompts")
-    return Tasks(kept[0], kept[1], notes)
+    return Tasks(kept[0], kept[1], notes, frozenset(evaluate))
 
 
-def written(sources: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows for TRL's SFTTrainer: prompt and completion."""
+def written(sources: Sequence[str], without: Collection[str]) -> tuple[list[dict[str, Any]], int]:
+    """Rows for TRL's SFTTrainer, prompt and completion, and how many were left out because their prompt is one of ``without``."""
+    found, left = [], 0
     for source in sources:
         for number, row in read_rows(source):
             prompt, response = _prompt(row, number, source), _response(row, number, source)
+            if prompt_key(prompt) in without:
+                left += 1
+                continue
             prompt, response = rows.aligned(prompt, response)
-            yield {"prompt": plain(prompt), "completion": plain(response)}
+            found.append({"prompt": plain(prompt), "completion": plain(response)})
+    if not found:
+        raise DataError(f"every row of {', '.join(sources)} has a prompt that is held out; give more data to imitate")
+    return found, left
 
 
 def _prompts(source: str) -> Iterator[Text]:

@@ -132,8 +132,11 @@ def _supervised(run: _Begun) -> str:
     folder = run.folder / SUPERVISED
     if not (folder / MODEL).exists():
         arguments = trl_arguments("sft", given.arguments, "supervised.arguments", folder, run.recipe)
-        data = datasets.Dataset.from_list([*written(given.data)])
-        _fit(run, SUPERVISED, trl.SFTTrainer, run.recipe.policy, arguments, {"train_dataset": data})
+        rows, left = written(given.data, run.tasks.held_out)
+        if left:
+            run.reporter.say(f"supervised: {left:,} rows have a prompt that is held out and are left out")
+        given_rows = {"train_dataset": datasets.Dataset.from_list(rows)}
+        _fit(run, SUPERVISED, trl.SFTTrainer, run.recipe.policy, arguments, given_rows)
     return str(folder / MODEL)
 
 

@@ -207,6 +207,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if processes.any_of(self.interrupted()):
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An interrupt within an epoch ends it early for the Trainer: no evaluation, which an unbroken run never makes."""
+        if self.stopped and state.global_step < state.max_steps and state.epoch != round(state.epoch):
+            control.should_evaluate = control.should_save = False
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if state.is_world_process_zero and "train_runtime" not in logs:
             figures = {name.replace("eval_", "", 1): value for name, value in logs.items()}
@@ -256,7 +261,7 @@ def training_arguments(
             learning_rate=stage.learning_rate,
             num_train_epochs=stage.epochs,
             weight_decay=stage.weight_decay,
-            lr_scheduler_type=stage.schedule,
+            lr_scheduler_type="constant_with_warmup" if stage.schedule == "constant" else stage.schedule,
             warmup_steps=stage.warmup,
             seed=recipe.seed % 2**32,
             per_device_train_batch_size=stage.batch_size // per_step,

@@ -79,6 +79,17 @@ def test_auroc_is_over_all_answers_of_a_set(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(("unscored", "auroc"), [(1, 1.0), (3, 0.5)])
+def test_an_answer_without_a_score_is_the_worst_one(tmp_path: Path, unscored: int, auroc: float) -> None:
+    """Of answers 0 and 3 (right) above 1 and 2, a wrong one without score loses nothing, a right one loses to both wrong ones."""
+    row = ppe_correctness_row([True, False, False, True], [[0, 1]])
+    scores = [3.0, 1.0, 0.0, 4.0]
+    scores[unscored] = float("nan")
+    found = figures(CORRECTNESS, loaded("ppe_correctness", tmp_path, [row], MATH), [scores])
+    assert found["MATH, AUROC"] == pytest.approx(roc_auc_score([1, 0, 0, 1], np.nan_to_num(scores, nan=-1.0)))
+    assert found["MATH, AUROC"] == pytest.approx(auroc)
+
+
 def test_every_prompt_of_a_set_has_as_many_answers(tmp_path: Path) -> None:
     rows = [ppe_correctness_row([True, False], [[0, 1]]), ppe_correctness_row([True, False, False], [[0, 1]], 1)]
     with pytest.raises(DataError, match=r"MATH: prompts have \[2, 3\] answers"):

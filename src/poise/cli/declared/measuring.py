@@ -50,7 +50,14 @@ def evaluate(
 
     sets = [*([f"pairs:{data}"] if data else []), *(on or [])]
     if from_ is not None:
-        command.again(from_, out, resamples, utility, [model, *sets, gold], as_json=json_)
+        settled = {
+            "--labels": labels != "soft",
+            "--include-train-prompts": include_train_prompts,
+            "--raw": raw,
+            "--bad-rows": bad_rows != "error",
+        }
+        named = [model, *sets, gold, *(option for option, given in settled.items() if given)]
+        command.again(from_, out, resamples, utility, named, as_json=json_)
     else:
         chosen = utility or "mean"
         options = command.Options(labels, include_train_prompts, bad_rows, device, resamples, raw, chosen, gold)

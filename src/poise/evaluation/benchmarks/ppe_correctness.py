@@ -79,13 +79,14 @@ def _figures(items: Sequence[Item], scores: FloatArray, weights: FloatArray) -> 
     won = [sum(one[a] > one[b] for a, b in item.better) for item, one in zip(items, scores, strict=True)]
     pairs = [len(item.better) for item in items]
     drawn = weights.sum(axis=-1, keepdims=True)
+    ranked = np.where(np.isnan(scores), -np.inf, scores)  # NaN is the lowest here too
     curve, highest = (ratio(weights @ best_of_each(proxy, gold), drawn) for proxy in (scores, gold))
     return {
         "accuracy": ratio(weights @ np.array(won, dtype=np.float64), weights @ np.array(pairs, dtype=np.float64)),
         "maximum": curve.max(axis=-1),
         "end": curve[:, -1],
         "distance": (highest - curve).mean(axis=-1),
-        "AUROC": auroc(scores.ravel(), gold.ravel(), weights=np.repeat(weights, gold.shape[1], axis=1)),
+        "AUROC": auroc(ranked.ravel(), gold.ravel(), weights=np.repeat(weights, gold.shape[1], axis=1)),
     }
 
 
