@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from poise import processes
-from poise.backbone import Backbone, trainable
+from poise.backbone import Backbone, quiet, trainable
 from poise.data.load import as_conversation
 from poise.data.records import Preference
 from poise.evaluation.preferences import PairPredictions, evaluate_predictions, predict_pairs, remarkable_pairs
@@ -41,7 +41,7 @@ from poise.run_folder import (
     start,
 )
 from poise.training import prepare
-from poise.training.finetune import finetune
+from poise.training.finetune import finetune, training_arguments
 from poise.training.heads import train_heads
 from poise.training.material import TextData
 from poise.training.monitor import MetricsLog, Reporter, Silent
@@ -115,6 +115,9 @@ def _begun(recipe: Recipe, folder: Path, resume: bool, reporter: Reporter) -> tu
     prepare.check_stages(begun.completed, split.training)
     tokens = prepare.methods(begun.completed)[0].rating_tokens
     through = recipe.training.update != "head"
+    with quiet():
+        for stage in recipe.stages if through else ():  # a later one must not be refused hours after the first
+            training_arguments(recipe, stage, folder, evaluates=True)
     return begun, Backbone.load(trainable(recipe.backbone) if through else recipe.backbone, tokens)
 
 

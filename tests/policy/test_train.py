@@ -17,8 +17,8 @@ from poise.errors import ConfigError, DataError
 from poise.methods import method_class
 from poise.model import RewardModel
 from poise.policy import train as stages
-from poise.policy.answers import Answers, divergence
-from poise.policy.recipe import parse_policy_recipe, read_policy_recipe, required
+from poise.policy.answers import Answers, answer, divergence
+from poise.policy.recipe import parse_policy_recipe, read_policy_recipe, required, trl_arguments
 from poise.policy.tasks import read_tasks, written
 from poise.policy.train import EVALUATION, RECIPE, train_policy
 from tests.cli.place import poise
@@ -220,6 +220,29 @@ def test_published_recipes_are_sound(path):
 def test_mistakes_are_found_before_anything_is_loaded(change, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         parse_policy_recipe(tiny(tmp_path), [change])
+
+
+def test_answers_are_drawn_and_end_as_in_training(place):
+    """TRL's own sampling, not the model's defaults; an end of turn that only the model knows is an end."""
+    tokenizer = AutoTokenizer.from_pretrained(place / "lm")
+    model = AutoModelForCausalLM.from_pretrained(place / "lm")
+    turn = tokenizer("?").input_ids[-1]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, turn]
+    model.generation_config.repetition_penalty = 1.7
+    recipe = parse_policy_recipe(tiny(place))
+    arguments = trl_arguments("rloo", {**ON_CPU, "generation_kwargs": {"num_beams": 1}}, "x", place / "never", recipe)
+    drawn = {}
+
+    def generate(**given):
+        drawn.update(given)
+        ends = torch.tensor([[5, turn, tokenizer.pad_token_id]]).expand(len(given["input_ids"]), -1)
+        return torch.cat([given["input_ids"], ends], dim=1)
+
+    model.generate = generate
+    found = answer(model, tokenizer, ["What is 2 + 2?"], arguments, recipe)
+    assert found.tokens == [[5, turn]]
+    assert (drawn["repetition_penalty"], drawn["num_beams"]) == (1.0, 1)
+    assert drawn["eos_token_id"] == [tokenizer.eos_token_id, turn]
 
 
 def test_the_divergence_of_two_policies_is_the_sum_of_their_conditionals(place):

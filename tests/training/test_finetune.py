@@ -312,6 +312,12 @@ def test_training_options_that_cannot_be_meant_are_refused(folder, tmp_path, tra
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+def test_a_later_stage_is_refused_before_the_first_is_trained(folder, tmp_path):
+    with pytest.raises(ConfigError, match="must be a multiple of accumulation"):
+        runs.train(recipe(folder, stages=[{}, {"batch_size": 9}], accumulation=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_automatic_precision_keeps_the_weights_in_float32(folder):
     from poise.backbone import trainable
 

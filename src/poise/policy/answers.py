@@ -13,6 +13,8 @@ from torch import Tensor
 
 from poise.policy.recipe import PolicyRecipe
 
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -34,7 +36,9 @@ def answer(model: Any, tokenizer: Any, prompts: Sequence[Any], arguments: Any, r
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    chosen = {name: getattr(arguments, name) for name in SAMPLING} | (arguments.generation_kwargs or {})
+    sampling = {name: value for name, value in chosen.items() if value is not None}
+    ends = _ends(model, tokenizer)
     texts: list[Any] = []
     heads: list[list[int]] = []
     tails: list[list[int]] = []
@@ -49,15 +53,23 @@ def answer(model: Any, tokenizer: Any, prompts: Sequence[Any], arguments: Any, r
                 do_sample=True,
                 max_new_tokens=arguments.max_completion_length,
                 pad_token_id=tokenizer.pad_token_id,
-                **{name: value for name, value in sampling.items() if value is not None},
+                **{"eos_token_id": ends} | sampling,
             )[:, batch["input_ids"].shape[1] :]
             for prompt, row, tail in zip(block, rows, drawn.tolist(), strict=True):
-                kept = tail[: tail.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in tail else tail
+                last = next((place for place, token in enumerate(tail, 1) if token in ends), len(tail))
+                kept = tail[:last]
                 text = tokenizer.decode(kept, skip_special_tokens=True)
                 texts.append(text if isinstance(prompt, str) else [{"role": "assistant", "content": text}])
                 heads.append(row)
                 tails.append(kept)
     return Answers(texts, heads, tails)
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the model, an end of turn for one; as TRL has it."""
+    known = model.generation_config.eos_token_id
+    ends = [tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])]
+    return [token for token in dict.fromkeys(ends) if token is not None]
 
 
 @torch.no_grad()
