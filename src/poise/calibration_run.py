@@ -164,6 +164,12 @@ def _check(wishes: Wishes, pairs: bool, ratings: bool, model: RewardModel) -> No
         raise ConfigError(
             f"this {model.method.name} model predicts no ratings; give preference pairs, or a model that learnt ratings"
         )
+    known = ["auto", *dict.fromkeys((*(PAIR_METHODS if pairs else ()), *(RATING_METHODS if ratings else ())))]
+    if wishes.method not in known:
+        raise ConfigError(
+            f"{wishes.method} is for {'ratings' if pairs else 'pairs'}, and there are none; give some, or choose from "
+            f"{', '.join(known)}"
+        )
     if wishes.abstain_error is not None and not pairs:
         raise ConfigError("a threshold for abstain-error is found on preference pairs; give a file of them")
     if wishes.interval is not None and not ratings:

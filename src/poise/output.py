@@ -36,10 +36,13 @@ def check_new_folder(folder: Path) -> None:
     check_writable(folder)
 
 
-def check_file(out: Path) -> None:
-    """Refuse (``ConfigError``) a file that could not be written after the work is done."""
+def check_file(out: Path, *taken: str | Path) -> None:
+    """Refuse (``ConfigError``) a file that could not be written after the work, or is ``taken``: a source of data, an output."""
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; give the name of a file in it")
+    parts = (part for one in taken for part in (str(one), str(one).partition("@")[2]))  # named:NAME@FILE
+    if os.path.realpath(out) in (os.path.realpath(os.path.expanduser(part)) for part in parts):
+        raise ConfigError(f"{out} is named twice, or is the data itself; give every file a name of its own")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out} cannot be written: {out.absolute().parent} is not a folder; make it first")
     check_writable(out.absolute().parent)

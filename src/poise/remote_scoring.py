@@ -44,7 +44,7 @@ def score_by_server(
     beside ``out`` and not asked for again. Raises ``ServerError`` where the server fails, and ``DataError`` with the rows of a
     block that it refuses, unless ``on_bad`` is ``drop``.
     """
-    check_file(out)
+    check_file(out, source)
     bad: list[BadRow] = []
     total = sum(1 for _ in iter_candidates(source, bad))
     if bad and on_bad == "error":

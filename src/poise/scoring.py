@@ -85,7 +85,7 @@ def score_file(
     Each of ``utilities`` is a column named like its ``spec``. Under a launcher every process calls this, inside
     ``processes.connection``.
     """
-    check_file(out)
+    check_file(out, source)
     check_utilities(model, utilities)
     known = processes.once(lambda: survey(model, source, on_bad))
     parts = out.with_name(f".{out.name}.parts")

@@ -209,3 +209,23 @@ def test_too_few_prompts_are_refused(saved, monkeypatch):
         calibrate(RewardModel.load("run", device="cpu"), [load_set("pairs:few.jsonl")])
     with pytest.raises(ConfigError, match=r"abstain-error is 1\.5; it must lie between 0 and 1"):
         Wishes(abstain_error=1.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "says"),
+    [
+        ("pairs", "conformal", "conformal is for ratings, .* choose from auto, none, temperature, isotonic"),
+        ("pairs", "affine", "affine is for ratings"),
+        ("ratings", "isotonic", "isotonic is for pairs, .* choose from auto, none, affine, conformal"),
+        ("ratings", "temperature", "temperature is for pairs"),
+    ],
+)
+def test_a_method_with_nothing_to_be_fitted_to_is_refused(tmp_path, given, method, says):
+    rows = {
+        "pairs": pairs(20),
+        "ratings": [{"prompt": f"Hi {i}", "response": "Ho", "ratings": {"a": i % 3}} for i in range(20)],
+    }
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(*rows[given]))
+    model = make_model(tiny_encoder(), scales={"a": (0, 2)})
+    with pytest.raises(ConfigError, match=says):
+        calibrate(model, [load_set(f"{given}:{tmp_path / 'rows.jsonl'}")], Wishes(method))

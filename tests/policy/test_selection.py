@@ -141,6 +141,23 @@ def test_a_killed_choice_leaves_nothing_and_keeps_what_was_scored(model, source,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
+def test_nothing_is_written_over_what_is_chosen_from(model, source, tmp_path):
+    saved, folder = tmp_path / "scores.parquet", tmp_path / "evaluation"
+    score_file(model, source, saved)
+    folder.mkdir()
+    (folder / "predictions.parquet").write_bytes(saved.read_bytes())
+    before = saved.read_bytes(), Path(source).read_bytes()
+    for over in (saved, tmp_path / "evaluation" / ".." / "scores.parquet"):
+        with pytest.raises(ConfigError, match="is the data itself; give every file a name of its own"):
+            select_from_scores(saved, over, Selection())
+    with pytest.raises(ConfigError, match="is the data itself"):
+        select_from_scores(folder, folder / "predictions.parquet", Selection())
+    with pytest.raises(ConfigError, match="is the data itself"):
+        select_from_file(model, source, Path(source), Selection())
+    kept = (folder / "predictions.parquet").read_bytes()
+    assert (saved.read_bytes(), Path(source).read_bytes(), kept) == (*before, before[0])
+
+
 def test_what_is_refused_before_anything_is_scored(model, source, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "predict_encoded", None)
     for selection, out, error, message in (

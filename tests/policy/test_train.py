@@ -156,6 +156,9 @@ def test_a_run_killed_inside_a_stage_goes_on_to_the_same_policy(stage, place, wh
             train_policy(three_steps(place), cut)
     assert [path.name for path in (cut / stage).glob("checkpoint-*")] == ["checkpoint-2"]
     assert not (cut / stage / "model").exists()
+    half = cut / stage / "checkpoint-3"
+    half.mkdir()
+    (half / "trainer_state.json").write_text("{", encoding="utf8")
 
     resumed = train_policy(three_steps(place), cut, resume=True)
 

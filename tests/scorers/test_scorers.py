@@ -244,6 +244,9 @@ def test_a_server_is_asked_by_prompt_and_again_when_it_is_full():
         assert found.tokens == [7] * len(TEXTS)
         assert len(Answers.seen) == 2
         assert [len(group["responses"]) for group in Answers.seen[1]["inputs"]] == [2] * 5
+        assert "raw" not in Answers.seen[1], "another server may not know the word"
+        assert open_scorer(f"{url}/v1/rewards", raw=True).score(TEXTS).tokens == found.tokens
+        assert Answers.seen[2]["raw"] is True
         with pytest.raises(DataError, match="with 10 entries"):
             Endpoint(f"{url}/odd").score(TEXTS)
     finally:

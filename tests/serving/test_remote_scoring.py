@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
+import torch
 
 from poise.calibration import Calibration, PairCalibration
 from poise.cli import score as command
@@ -16,7 +17,7 @@ from poise.data.records import Message
 from poise.errors import DataError, ServerError
 from poise.publication.remote import verify_url
 from poise.remote_scoring import score_by_server
-from poise.scorers import Endpoint, Own
+from poise.scorers import Endpoint, Own, open_scorer
 from tests.serving.place import Place, listening, model
 
 
@@ -184,3 +185,19 @@ def test_an_evaluation_knows_which_model_the_server_has(address):
         scorer.facts = {**known, **changed}
         with pytest.raises(ServerError, match="changed its model"):
             scorer.score([("tell me", "the fox")])
+
+
+def test_a_raw_evaluation_by_a_server_leaves_its_calibration_out(served):
+    scaled = served.calibrated(Calibration(pairs=PairCalibration(method="temperature", temperature=3.0)))
+    texts = [("tell me", f"the fox {i}") for i in range(4)]
+    with listening(Place({"rm": scaled})) as url:
+        scorer, plain = open_scorer(url, raw=True), open_scorer(url)
+        found, calibrated = (one.score(texts).beliefs["reward"] for one in (scorer, plain))
+    expected = Own(served, "rm").score(texts).beliefs["reward"]
+    p = (found[0].prob_greater(found[1:]), expected[0].prob_greater(expected[1:]))
+    torch.testing.assert_close(*p, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(calibrated[0].prob_greater(calibrated[1:]), p[0], atol=1e-3)
+    assert scorer.facts["raw"] is True
+    assert "calibration" not in scorer.facts, "it has no part in these numbers"
+    assert set(plain.facts) - set(scorer.facts) == {"calibration"}
+    assert "raw" not in plain.facts

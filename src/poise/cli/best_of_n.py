@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -30,7 +31,7 @@ def run(folder: Path | None, data: str | None, out: Path, selection: Selection, 
         raise ConfigError(
             "a model or a file of responses is missing; give both, or --from with what poise score or evaluate saved"
         )
-    check_out(out)
+    check_out(out, data)
     check_rows(data, how.on_bad)
     with working(BLOCKS) as terminal, processes.connection():
         model = how.model(folder)
@@ -41,10 +42,13 @@ def run(folder: Path | None, data: str | None, out: Path, selection: Selection, 
         _report(found, out, selection, as_json=as_json)
 
 
-def again(scores: Path, out: Path, selection: Selection, folder: Path | None, *, as_json: bool) -> None:
-    """The same from saved rewards, without a model."""
-    if folder is not None:
-        raise ConfigError(f"--from {scores} needs neither a model nor a file of responses; leave out {folder}")
+def again(scores: Path, out: Path, selection: Selection, named: Sequence[str], *, as_json: bool) -> None:
+    """The same from saved rewards, without a model; what is ``named`` beside them has no say in it."""
+    if named:
+        raise ConfigError(
+            f"--from {scores} chooses among what was scored and needs neither a model nor a file of responses; "
+            f"leave out {', '.join(named)}"
+        )
     _report(select_from_scores(scores, out, selection), out, selection, as_json=as_json)
 
 

@@ -63,10 +63,10 @@ def run(
         typer.echo(f"\nCalibration written: {written}")
 
 
-def remove(folder: Path, data: Sequence[str], out: Path | None, *, as_json: bool) -> None:
-    """Take the calibration out of the checkpoint, or leave it out of a copy."""
-    if data:
-        raise ConfigError("--remove takes the calibration away and needs no data; leave out the files")
+def remove(folder: Path, named: Sequence[str], out: Path | None, *, as_json: bool) -> None:
+    """Take the calibration out of the checkpoint, or leave it out of a copy; what is ``named`` beside has no say in it."""
+    if named:
+        raise ConfigError(f"--remove takes the calibration away and fits none; leave out {', '.join(named)}")
     path = checkpoint_in(folder)
     if checkpoint.read_metadata(path).calibration is None:
         raise ConfigError(f"{folder} is not calibrated; there is nothing to remove")

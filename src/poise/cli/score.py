@@ -25,7 +25,7 @@ def run(folder: Path, data: str, out: Path, how: Scoring, utilities: Sequence[st
     if out.suffix != ".parquet":
         raise ConfigError(f"{out}: scores are written as Parquet; give a file name that ends in .parquet")
     chosen = [parse_utility(spec) for spec in utilities]
-    check_file(out)
+    check_file(out, data)
     check_rows(data, how.on_bad)
     with working(BLOCKS) as terminal:
         progress = counting(terminal, "scoring")

@@ -25,7 +25,7 @@ OPTIONAL = ("votes", "p_chosen", "strength", "margin", "attributes", "quality", 
 
 def check_outs(outs: Iterable[Path | None], inputs: Iterable[str], suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Refuse (``ConfigError``) files of a kind that is not written, twice the same, an input, or in no writable place."""
-    seen: set[Path] = {Path(one).absolute() for one in inputs}
+    taken: list[str | Path] = list(inputs)
     for out in outs:
         if out is None:
             continue
@@ -33,10 +33,8 @@ def check_outs(outs: Iterable[Path | None], inputs: Iterable[str], suffixes: tup
             raise ConfigError(
                 f"{out}: not a kind of file that is written here; give a name that ends in {' or '.join(suffixes)}"
             )
-        if out.absolute() in seen:
-            raise ConfigError(f"{out} is named twice, or is the data itself; give every file a name of its own")
-        seen.add(out.absolute())
-        check_file(out)
+        check_file(out, *taken)
+        taken.append(out)
 
 
 def curated_row(one: Decision) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from poise.distributions import RewardDistribution
 from poise.errors import DataError
 from poise.evaluation import predictions
 from poise.evaluation.belief_table import REWARD, beliefs_of
+from poise.evaluation.benchmark import Item
 from poise.scoring import GROUP, groups_of
 
 REMEDY = "give a file that poise score or poise evaluate wrote"
@@ -77,14 +79,26 @@ def with_texts(groups: Iterator[Group], source: str) -> Iterator[Group]:
 
 
 def groups_of_predictions(path: Path) -> Iterator[Group]:
-    """From what ``poise evaluate`` wrote, item by item."""
+    """From what ``poise evaluate`` wrote; where items have one response each (``_rivals``), the parts are the items."""
     for one in predictions.read(path).sets:
         if REWARD not in one.scored.beliefs:
             raise DataError(f"{path}: {one.facts.name} has no reward, only ratings; choose among rewards")
         start, reward = 0, one.scored.beliefs[REWARD]
-        for item in one.items:
-            own = reward[start : start + len(item.responses)]
-            parts = [f"responses[{i}]" for i in range(len(own))]
-            place = {"set": one.facts.name, "item": item.id}
-            yield Group(place, (), parts, own, (item.prompt, item.responses))
-            start += len(own)
+        for items in _rivals(one.items):
+            first, responses = items[0], [response for item in items for response in item.responses]
+            alone = len(first.responses) == 1
+            parts = [item.id for item in items] if alone else [f"responses[{i}]" for i in range(len(responses))]
+            own = reward[start : start + len(responses)]
+            yield Group({"set": one.facts.name, "item": first.id}, (), parts, own, (first.prompt, responses))
+            start += len(responses)
+
+
+def _rivals(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items that compete with each other, as ``scoring.groups_of`` has it of rows."""
+
+    def rival(numbered: tuple[int, Item]) -> object:
+        number, item = numbered
+        return number if len(item.responses) > 1 else (item.prompt,)
+
+    for _, same in groupby(enumerate(items), rival):
+        yield [item for _, item in same]

@@ -19,6 +19,7 @@ import pyarrow.parquet
 from poise import processes
 from poise.data.load import OnBad
 from poise.errors import ConfigError, DataError
+from poise.evaluation import predictions
 from poise.evaluation.items import plain
 from poise.feature_cache import FeatureCache
 from poise.model import RewardModel
@@ -119,7 +120,7 @@ def select_from_file(
     progress: Progress | None = None,
 ) -> Summary:
     """Score every response of ``source`` and choose; under a launcher every process calls this, as ``score_file``."""
-    check_out(out)
+    check_out(out, source)
     scores = out.with_name(f".{out.name}.scores.parquet")
     check_utilities(model, [selection.utility])
     score_file(model, source, scores, on_bad=on_bad, cache=cache, progress=progress)
@@ -132,15 +133,15 @@ def select_from_file(
 
 def select_from_scores(saved: Path, out: Path, selection: Selection) -> Summary:
     """Choose among what ``poise score`` or ``poise evaluate`` saved; raises as ``saved_groups``."""
-    check_out(out)
+    check_out(out, saved, saved / predictions.FILE)
     return _write(saved_groups(saved), out, selection)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a file that could not be written or is of no format known here, before anything is scored."""
+def check_out(out: Path, *sources: str | Path) -> None:
+    """Refuse a file that could not be written, is of no format known here or one of ``sources``, before anything is scored."""
     if out.suffix not in FORMATS:
         raise ConfigError(f"{out}: choices are written as {' or '.join(FORMATS)}; give a file name that ends so")
-    check_file(out)
+    check_file(out, *sources)
 
 
 # ── lines ──

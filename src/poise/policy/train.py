@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from poise import checkpoint, processes
 from poise.backbone import explained
@@ -37,6 +36,7 @@ from poise.policy.reward_function import RewardFunction, as_reward_function
 from poise.policy.sources import opened
 from poise.policy.tasks import Tasks, read_tasks, written
 from poise.training.monitor import MetricsLog, Reporter, Silent
+from poise.training.trainer import COMPLETE, last_complete
 
 RECIPE, METRICS, EVALUATION = "recipe.yaml", "metrics.jsonl", "evaluation.json"
 POLICY, SUPERVISED, REINFORCE, MODEL = "policy", "supervised", "reinforce", "model"
@@ -186,8 +186,8 @@ def _fit(run: _Begun, stage: str, trainer: Any, start: str, arguments: Any, give
             f"{stage}: TRL refuses to start ({str(error).splitlines()[0]}); change its arguments"
         ) from None
     learner.remove_callback(PrinterCallback)  # standard output is the command's own
-    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-    learner.train(resume_from_checkpoint=last)
+    last = processes.once(lambda: last_complete(Path(arguments.output_dir)))
+    learner.train(resume_from_checkpoint=last and str(last))
     trained = learner.accelerator.unwrap_model(learner.model)
     merged = trained.merge_and_unload() if isinstance(trained, peft.PeftModel) else trained
     processes.once(lambda: _save(merged, tokenizer, Path(arguments.output_dir) / MODEL))
@@ -207,6 +207,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102
         self.reporter.advance(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102
+        if state.is_world_process_zero:  # a checkpoint without the mark was cut short
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: D102
         if state.is_world_process_zero:

@@ -25,10 +25,10 @@ FORMS = (
 def open_scorer(spec: str, *, device: str = "auto", raw: bool = False) -> Scorer:
     """A scorer by specification; see ``FORMS``. Raises ``ConfigError`` or ``CheckpointError`` for what is none of them.
 
-    ``raw`` leaves the calibration of a run out; nothing else that scores has one.
+    ``raw`` leaves the calibration of a run out, here or at a poise server; nothing else that scores has one.
     """
     if spec.startswith(("http://", "https://")):
-        return Endpoint(spec)
+        return Endpoint(spec, raw=raw)
     if spec.startswith("judge:"):
         return judge(spec.removeprefix("judge:"), device=device)
     file, colon, function = spec.rpartition(":")

@@ -55,6 +55,7 @@ def evaluate(
             "--include-train-prompts": include_train_prompts,
             "--raw": raw,
             "--bad-rows": bad_rows != "error",
+            "--device": device != "auto",
         }
         named = [model, *sets, gold, *(option for option, given in settled.items() if given)]
         command.again(from_, out, resamples, utility, named, as_json=json_)

@@ -48,7 +48,18 @@ def calibrate(
     from poise.cli import calibrate as command
 
     if remove:
-        command.remove(run, data or [], out, as_json=json_)
+        idle = {
+            "--method": method != "auto",
+            "--abstain-error": abstain_error is not None,
+            "--interval": interval is not None,
+            "--on": bool(on),
+            "--labels": labels != "soft",
+            "--include-train-prompts": include_train_prompts,
+            "--bad-rows": bad_rows != "error",
+            "--device": device != "auto",
+        }
+        named = [*(data or []), *(option for option, given in idle.items() if given)]
+        command.remove(run, named, out, as_json=json_)
         return
     wishes = Wishes(method, abstain_error, interval=interval)
     options = command.Options(labels, include_train_prompts, bad_rows, device, out)

@@ -48,7 +48,9 @@ def best_of_n(
 
     selection = command.selected(utility, n, min_p_best, stop_at, cost, wins=wins)
     if from_ is not None:
-        command.again(from_, out, selection, run, as_json=json_)
+        idle = {"--bad-rows": bad_rows != "error", "--device": device != "auto", "--raw": raw}
+        named = [*(str(one) for one in (run, data) if one), *(option for option, given in idle.items() if given)]
+        command.again(from_, out, selection, named, as_json=json_)
     else:
         command.run(run, data, out, selection, Scoring.of(bad_rows, device, raw), as_json=json_)
 
