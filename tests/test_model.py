@@ -8,10 +8,10 @@ import torch
 from poise.data.chat import Encoded
 from poise.data.records import Message
 from poise.distributions import RewardDistribution
-from poise.errors import DataError
+from poise.errors import ConfigError, DataError
 from poise.features import Features
 from poise.methods import METHODS, method_class
-from poise.model import BLOCK, RewardModel
+from poise.model import BLOCK, RewardModel, attribute_weights
 from tests.conftest import TEMPLATE, tiny_decoder, tiny_encoder
 
 PROMPT = "How do I boil an egg?"
@@ -177,3 +177,19 @@ def test_golden_texts_that_do_not_fit_are_left_out():
     assert "short" in ids
     assert "long" not in ids
     assert all(isinstance(e, Encoded) for e in model.backbone.encode([(PROMPT, "x")]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"a": "much"}, "weight of 'a' is 'much'; it must be a finite number"),
+        ({"a": -1.0}, r"weight of 'a' is -1\.0"),
+        ({"a": float("nan")}, "weight of 'a' is nan"),
+        ({"a": 0, "b": 0}, "add up to 0"),
+        ({"c": 1}, "'c'"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weights, says):
+    with pytest.raises(ConfigError, match=says):
+        attribute_weights(weights, ("a", "b"))
+    assert attribute_weights({"a": 1, "b": 3}, ("a", "b")).tolist() == [0.25, 0.75]

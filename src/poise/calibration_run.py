@@ -21,7 +21,7 @@ from poise.calibration.fit_ratings import METHODS as RATING_METHODS
 from poise.calibration.fit_ratings import fit_ratings
 from poise.data.splits import prompt_key
 from poise.distributions import RewardDistribution
-from poise.errors import ConfigError, unknown_choice
+from poise.errors import ConfigError, DataError, unknown_choice
 from poise.evaluation import metrics
 from poise.evaluation.bootstrap import Interval, Metric, PromptBootstrap
 from poise.evaluation.items import flat_texts
@@ -152,6 +152,11 @@ def calibrate(
         if known is not None:
             about, rated[name] = _of_ratings(*known, wishes)
             found.setdefault("ratings", []).append(_rating_report(name, about, known[0]))
+    if ratings and not rated:
+        given = sorted({name for one in ratings for item in one.items for name in item.meta["ratings"]})
+        raise DataError(
+            f"the ratings are of {', '.join(given)}, and this model predicts {', '.join(model.scales)}; rename them, or give others"
+        )
     calibration = calibration.model_copy(update={"ratings": rated})
     found["elsewhere"] = [_elsewhere(calibration, _predicted(raw, one), model) for one in elsewhere]
     return Calibrated(model.raw().calibrated(calibration), CalibrationReport(calibration=calibration, **found))

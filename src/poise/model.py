@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,8 @@ def attribute_weights(weights: Mapping[str, float], attributes: Sequence[str]) -
     for name, weight in weights.items():
         if name not in attributes:
             raise ConfigError(unknown_choice("attribute", name, attributes))
-        if not (0 <= weight < math.inf):
-            raise ConfigError(f"the weight of {name!r} is {weight}; it must be a finite number of at least 0")
+        if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+            raise ConfigError(f"the weight of {name!r} is {weight!r}; it must be a finite number of at least 0")
     total = sum(weights.values())
     if not total > 0:
         raise ConfigError("the weights add up to 0; give at least one attribute a weight")

@@ -17,6 +17,7 @@ from poise.ensemble import Ensemble
 from poise.errors import CheckpointError, ConfigError, DataError
 from poise.evaluation.belief_table import beliefs_of
 from poise.evaluation.sets import load_set
+from poise.methods import method_class
 from tests.cli.place import jsonl, pairs, poise
 from tests.conftest import tiny_encoder
 from tests.test_model import ANSWERS, PROMPT, equal, make_model
@@ -229,3 +230,12 @@ def test_a_method_with_nothing_to_be_fitted_to_is_refused(tmp_path, given, metho
     model = make_model(tiny_encoder(), scales={"a": (0, 2)})
     with pytest.raises(ConfigError, match=says):
         calibrate(model, [load_set(f"{given}:{tmp_path / 'rows.jsonl'}")], Wishes(method))
+
+
+def test_ratings_of_nothing_that_the_model_predicts_are_refused(tmp_path):
+    rows = [{"prompt": f"Hi {i}", "response": "Ho", "ratings": {"b": i % 3, "c": 1}} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(*rows))
+    backbone, kind = tiny_encoder(), method_class("attributes")
+    model = RewardModel(backbone, kind(kind.for_data(kind.Config(), ["a"]), backbone.hidden_size), scales={"a": (0, 2)})
+    with pytest.raises(DataError, match="ratings are of b, c, and this model predicts a; rename"):
+        calibrate(model, [load_set(f"ratings:{tmp_path / 'rows.jsonl'}")])
