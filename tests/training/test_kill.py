@@ -1,6 +1,6 @@
 """A run through the backbone is killed again and again, at any moment of it, and always ends with the same weights.
 
-``POISE_KILLS=5`` draws five steps and five checkpoints instead of three.
+``POISE_KILLS=5`` draws five steps and five checkpoints instead of two.
 The processes are real and run the command line; they are forked from one that has imported everything already.
 """
 
@@ -116,7 +116,7 @@ def lines_of(run: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-DRAWN, KILLS = random.Random(20), int(os.environ.get("POISE_KILLS", "3"))
+DRAWN, KILLS = random.Random(20), int(os.environ.get("POISE_KILLS", "2"))
 MOMENTS = [
     *(("step", n) for n in sorted(DRAWN.sample(range(1, 24), KILLS))),
     *(("checkpoint", n) for n in sorted(DRAWN.sample(range(1, 11), KILLS))),
